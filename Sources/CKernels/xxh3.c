@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "CKernels.h"
 
+#define XXH_STATIC_LINKING_ONLY
+#include <xxhash.h>
 #if defined(__x86_64__)
 #include <xxh_x86dispatch.h>
-#else
-#include <xxhash.h>
 #endif
-#include <xxhash.h>
 
 _Static_assert(sizeof(XXH3_state_t) <= CKERNELS_XXH3_STATE_BYTE_COUNT, "XXH3 state grew");
 

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// Every bound of the wire and of a node, with its reason. Settings may lower some of them.
+package enum Limits {
+    /// Body of one frame. 1,024 keys of a batch and their fields fit, and a scratch buffer stays small.
+    package static let bodyByteCountMax = 64 << 10
+    /// Keys in one GET, LOOKUP, DELETE or LEASE: a 256 K-token prompt in 256-token chunks.
+    package static let batchKeyCountMax = 1_024
+    /// One chunk. The largest real chunk seen is 80 MB (70B models, 256 tokens, fp16).
+    package static let chunkByteCountMax = 256 << 20
+    /// Leases and reservations that one connection may hold at once.
+    package static let leaseCountPerConnectionMax = 4_096
+    /// Leases that a node grants at once, over all connections.
+    package static let leaseCountMax = 65_536
+    /// Longest life of a lease or a reservation. A dead reader blocks eviction no longer than this.
+    package static let leaseMillisecondsMax: UInt32 = 30_000
+    /// Deadline of a request that names none.
+    package static let requestMillisecondsDefault: UInt32 = 10_000
+    /// Longest deadline a request may ask for.
+    package static let requestMillisecondsMax: UInt32 = 600_000
+    /// From the first byte of a frame to the end of its body: a slow sender is cut off here.
+    package static let frameMillisecondsMax: UInt64 = 5_000
+    /// From accept to a successful HELLO.
+    package static let helloMillisecondsMax: UInt64 = 5_000
+    /// The buffer each connection owns: a header and a small body, so that an idle one stays cheap.
+    package static let inboxByteCount = 1_024
+    /// Bytes sent or received per operation while other requests wait on the same shard.
+    package static let pieceByteCountShared = 256 << 10
+    /// Bytes per operation when a connection has the shard for itself.
+    package static let pieceByteCountAlone = 1 << 20
+    /// Namespace name in HELLO.
+    package static let namespaceByteCountMax = 64
+    /// Token in HELLO.
+    package static let tokenByteCountMax = 256
+    /// Error text in a response.
+    package static let messageByteCountMax = 512
+    /// Granule of the arena: one page, and the alignment that O_DIRECT wants.
+    package static let arenaGranuleByteCount = 4_096
+
+    /// Checks that hold *between* limits; called at start and by a test.
+    package static func check() {
+        invariant(
+            batchKeyCountMax * ChunkKey.byteCount + 64 <= bodyByteCountMax,
+            "a full batch of keys must fit one body")
+        invariant(inboxByteCount >= 256, "a header and a one-key body must fit the inbox")
+        invariant(pieceByteCountShared <= pieceByteCountAlone, "pieces only shrink under load")
+        invariant(
+            pieceByteCountShared.isMultiple(of: arenaGranuleByteCount), "pieces are whole pages")
+    }
+}
