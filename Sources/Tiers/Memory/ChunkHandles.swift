@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+package import KVCore
+
+/// Space for a chunk that is being written; invisible until `commit`. Dropping it frees the space.
+///
+/// One owner, any thread; nobody else touches the bytes meanwhile.
+package struct Reservation: ~Copyable, Sendable {
+    private var isOpen = true
+    private let tier: RAMTier
+    private let slot: UInt32
+    private let generation: UInt32
+    /// Where the chunk's bytes go: exactly its size.
+    package let bytes: PinnedBytes
+
+    init(tier: RAMTier, slot: UInt32, generation: UInt32, bytes: PinnedBytes) {
+        self.tier = tier
+        self.slot = slot
+        self.generation = generation
+        self.bytes = bytes
+    }
+
+    /// Makes the chunk visible. The caller has verified the bytes against `checksum`.
+    /// - Returns: `.ok`, or `.exists` when another writer was first; the space is free then.
+    package consuming func commit(checksum: UInt64) -> Status {
+        isOpen = false
+        return tier.commit(slot, generation, checksum: checksum)
+    }
+
+    deinit {
+        if isOpen { tier.abort(slot, generation) }
+    }
+}
+
+/// A hold on a chunk that outlives a `HeldChunk`: what a lease keeps. Released by `RAMTier.release`.
+package struct Hold: Hashable, Sendable {
+    let slot: UInt32
+    let generation: UInt32
+}
+
+/// A chunk lent to a reader: its bytes stay in place and unchanged until this value is dropped.
+package struct HeldChunk: ~Copyable, Sendable {
+    private var isOpen = true
+    private let hold: Hold
+    private let tier: RAMTier
+    package let bytes: PinnedBytes
+    package let description: ChunkDescription
+
+    init(
+        hold: Hold, tier: RAMTier, bytes: PinnedBytes, description: ChunkDescription
+    ) {
+        self.hold = hold
+        self.tier = tier
+        self.bytes = bytes
+        self.description = description
+    }
+
+    /// Keeps the chunk held beyond this value: the caller must `release` the result exactly once.
+    package consuming func escape() -> Hold {
+        isOpen = false
+        return hold
+    }
+
+    deinit {
+        if isOpen { tier.release(hold) }
+    }
+}

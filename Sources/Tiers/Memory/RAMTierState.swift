@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+internal import KVCore
+
+extension ChunkEntry {
+    var description: ChunkDescription {
+        ChunkDescription(
+            byteCount: byteCount, checksum: checksum, layout: layout, level: level, expiry: expiry)
+    }
+}
+
+/// All that the tier's lock guards.
+struct RAMTierState: ~Copyable {
+    enum SlotOutcome {
+        case taken(slot: UInt32, generation: UInt32, firstGranule: Int)
+        case callAgain
+        case refused(Status)
+    }
+
+    var table: ChunkTable
+    var extents: ExtentAllocator
+    var policy: LeastRecentlyUsed
+    var statistics = RAMTier.Statistics()
+    var sweepCursor: UInt32 = 0
+
+    /// Chunks evicted in one call, so that the lock is held for microseconds.
+    private static let evictionCountPerCallMax = 64
+
+    func check(
+        _ slot: UInt32, _ generation: UInt32, _ expected: ChunkEntry.State
+    ) {
+        invariant(
+            table[slot].generation == generation && table[slot].state == expected,
+            "a reservation is used once")
+    }
+
+    mutating func findUnexpired(
+        _ namespace: NamespaceID, _ key: ChunkKey, _ now: Instant
+    ) -> UInt32? {
+        guard let slot = table.find(namespace, key) else { return nil }
+        guard table[slot].expiry <= now else { return slot }
+        unpublish(slot)
+        statistics.expirationCount += 1
+        return nil
+    }
+
+    /// Finds a slot and an extent, evicting for both.
+    mutating func takeSpace(
+        granuleCount: Int, for proposal: ChunkProposal
+    ) -> SlotOutcome {
+        var evictionCount = 0
+        while true {
+            if let slot = table.takeSlot() {
+                if let extent = extents.allocate(granuleCount: granuleCount, owner: slot) {
+                    return fill(slot, extent, proposal)
+                }
+                table.returnSlot(slot)
+            }
+            guard evictionCount < Self.evictionCountPerCallMax else { return .callAgain }
+            guard let evicted = evictForRun(granuleCount: granuleCount) else {
+                return .refused(.busy)
+            }
+            evictionCount += evicted
+        }
+    }
+
+    private mutating func fill(
+        _ slot: UInt32, _ extent: ExtentAllocator.NodeIndex, _ proposal: ChunkProposal
+    ) -> SlotOutcome {
+        let generation = table[slot].generation
+        table[slot] = ChunkEntry(
+            state: .filling, generation: generation, holdCount: 0, extent: extent,
+            namespace: proposal.namespace, level: proposal.level, key: proposal.key,
+            layout: proposal.layout, byteCount: proposal.byteCount, checksum: 0,
+            expiry: proposal.expiry, nextUnused: .max)
+        statistics.openReservationCount += 1
+        return .taken(
+            slot: slot, generation: generation,
+            firstGranule: extents.granules(of: extent).lowerBound)
+    }
+
+    /// Evicts the policy's next victim and then, when enough is free but scattered, the victim's
+    /// neighbours, until one run is long enough or a neighbour cannot go.
+    /// - Returns: how many chunks went; nil when none can.
+    private mutating func evictForRun(granuleCount: Int) -> Int? {
+        guard let victim = nextVictim() else { return nil }
+        var evictionCount = 1
+        var run = evict(victim)
+        // Only when enough is free in all, else a large chunk would eat its neighbourhood first.
+        while extents.freeGranuleCount >= 2 * granuleCount,
+            extents.granules(of: run).count < granuleCount,
+            evictionCount < Self.evictionCountPerCallMax
+        {
+            let (previous, next) = extents.neighbourOwners(of: run)
+            if let next, isEvictable(next) {
+                run = evict(next)
+            } else if let previous, isEvictable(previous) {
+                run = evict(previous)
+            } else {
+                break
+            }
+            evictionCount += 1
+        }
+        return evictionCount
+    }
+
+    private func isEvictable(_ slot: UInt32) -> Bool {
+        table[slot].state == .live && table[slot].holdCount == 0
+    }
+
+    /// The policy's candidate that nobody reads; looks at each chunk at most once.
+    private mutating func nextVictim() -> UInt32? {
+        for _ in 0..<table.liveCount {
+            guard let candidate = policy.candidate() else { return nil }
+            if isEvictable(candidate) { return candidate }
+            policy.used(candidate)
+        }
+        return nil
+    }
+
+    private mutating func evict(_ slot: UInt32) -> ExtentAllocator.NodeIndex {
+        statistics.evictionCount += 1
+        table.remove(slot)
+        policy.removed(slot)
+        return freeEntry(slot)
+    }
+
+    /// Takes a chunk out of the index, and frees it unless it is being read.
+    mutating func unpublish(_ slot: UInt32) {
+        table.remove(slot)
+        policy.removed(slot)
+        table[slot].state = .doomed
+        if table[slot].holdCount == 0 { freeEntry(slot) }
+    }
+
+    mutating func abandon(_ slot: UInt32) {
+        statistics.openReservationCount -= 1
+        freeEntry(slot)
+    }
+
+    @discardableResult
+    mutating func freeEntry(_ slot: UInt32) -> ExtentAllocator.NodeIndex {
+        let run = extents.free(table[slot].extent)
+        table.returnSlot(slot)
+        return run
+    }
+}

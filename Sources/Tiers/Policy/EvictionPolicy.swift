@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// Chooses what leaves a tier when room is needed.
+///
+/// A confined value inside the tier's lock; every call takes constant time and allocates nothing.
+/// Entries are numbers below the capacity that `init` was told.
+package protocol EvictionPolicy: ~Copyable, Sendable {
+    init(entryCountMax: Int)
+    /// The entry became visible.
+    mutating func inserted(_ entry: UInt32)
+    /// The entry was read or looked up.
+    mutating func used(_ entry: UInt32)
+    /// The entry is no longer there: evicted, expired or deleted.
+    mutating func removed(_ entry: UInt32)
+    /// The entry to evict next, without removing it; nil when there is none. A candidate that the
+    /// tier cannot evict (it is being read) is reported as `used`, which moves it back.
+    func candidate() -> UInt32?
+}
+
+/// Evicts what was used longest ago.
+package struct LeastRecentlyUsed: EvictionPolicy, ~Copyable {
+    private struct Link {
+        var newer: UInt32
+        var older: UInt32
+    }
+
+    private static let none = UInt32.max
+    private var links: [Link] = []
+    private var newest = Self.none
+    private var oldest = Self.none
+
+    package init(entryCountMax: Int) {
+        links.reserveCapacity(entryCountMax)
+    }
+
+    package mutating func inserted(_ entry: UInt32) {
+        while links.count <= Int(entry) { links.append(Link(newer: Self.none, older: Self.none)) }
+        links[Int(entry)] = Link(newer: Self.none, older: newest)
+        if newest != Self.none { links[Int(newest)].newer = entry }
+        newest = entry
+        if oldest == Self.none { oldest = entry }
+    }
+
+    package mutating func used(_ entry: UInt32) {
+        guard newest != entry else { return }
+        removed(entry)
+        inserted(entry)
+    }
+
+    package mutating func removed(_ entry: UInt32) {
+        let link = links[Int(entry)]
+        if link.newer == Self.none { newest = link.older } else {
+            links[Int(link.newer)].older = link.older
+        }
+        if link.older == Self.none { oldest = link.newer } else {
+            links[Int(link.older)].newer = link.newer
+        }
+    }
+
+    package func candidate() -> UInt32? {
+        oldest == Self.none ? nil : oldest
+    }
+}
