@@ -64,6 +64,21 @@ package struct PinnedBytes: @unchecked Sendable {
         return try body(&span)
     }
 
+    /// The byte at `offset`; traps outside the run.
+    @inlinable
+    package subscript(offset: Int) -> UInt8 {
+        invariant(offset >= 0 && offset < count, "byte outside its run")
+        // SAFETY: the offset was just checked.
+        return unsafe start.load(fromByteOffset: offset, as: UInt8.self)
+    }
+
+    /// Sets every byte to `value`.
+    @inlinable
+    package func fill(_ value: UInt8) {
+        // SAFETY: the run is valid for `count` bytes.
+        unsafe _ = start.initializeMemory(as: UInt8.self, repeating: value, count: count)
+    }
+
     /// Copies all of `source` to the start of this run; traps when it does not fit. May overlap.
     @inlinable
     package func copy(from source: PinnedBytes) {
