@@ -168,7 +168,7 @@ enum NamespaceOptions {
     static let secret = Setting<String?>(
         key: "namespaces.secret",
         kind: ValueKind(
-            name: "hexadecimal", expectation: "32 to 128 hexadecimal digits (16 to 64 bytes)",
+            name: "hexadecimal", expectation: "64 hexadecimal digits (32 bytes)",
             parse: { secretBytes($0) == nil ? nil : .some($0) }, render: { $0 ?? "" }),
         fallback: .value(nil), isSecret: true,
         summary: "The secret from which clients derive chunk keys, in hexadecimal.",
@@ -180,13 +180,24 @@ enum NamespaceOptions {
         summary: "A file with that secret, in hexadecimal.",
         detail: "For example made with `openssl rand -hex 32`.")
 
-    static let all: [any DeclaredSetting] = [name, token, tokenFile, secret, secretFile]
+    static let sharedMemory = Setting<Bool>(
+        key: "namespaces.shared_memory", kind: .boolean,
+        fallback: .computed(text: "true when it is the only namespace, else false") { _ in false },
+        summary: "Whether local clients may read chunks in place.",
+        detail: "The memory they map holds the chunks of all namespaces that may share it: with "
+            + "`true`, a client of this namespace can see those of every other.")
 
-    /// The bytes of a secret in hexadecimal; nil when it is none, too short or too long.
+    static let all: [any DeclaredSetting] = [
+        name, token, tokenFile, secret, secretFile, sharedMemory,
+    ]
+
+    /// The bytes of a secret in hexadecimal (docs/key-derivation.md); nil when it is none.
     static func secretBytes(_ text: String) -> [UInt8]? {
-        guard let bytes = bytesFromHexadecimal(text), (16...64).contains(bytes.count) else {
+        guard let bytes = bytesFromHexadecimal(text), bytes.count == secretByteCount else {
             return nil
         }
         return bytes
     }
+
+    private static let secretByteCount = 32
 }

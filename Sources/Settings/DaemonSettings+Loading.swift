@@ -75,7 +75,7 @@ struct DaemonSettingsLoader {
         let namespaces = NamespaceLoader(file: file, surroundings: surroundings)
         warnings = namespaces.warnings
         var settings = readOptions()
-        settings.namespaces = numbered(namespaces.namespaces, settings.listen)
+        settings.namespaces = numbered(namespaces, settings.listen)
         check(settings, namespaces.namespaces)
         keysRead = resolver.keysRead.union(namespaces.keysRead)
         problems += file.problems + resolver.problems + namespaces.problems
@@ -120,15 +120,22 @@ struct DaemonSettingsLoader {
     }
 
     /// Puts `default` first: as it is declared, else open while only this host can connect, else
-    /// closed.
+    /// closed. A namespace that is alone shares memory unless it says otherwise.
     private func numbered(
-        _ declared: [NamespaceSettings], _ listen: DaemonSettings.Listen
+        _ loader: NamespaceLoader, _ listen: DaemonSettings.Listen
     ) -> [NamespaceSettings?] {
+        let declared = loader.namespaces
         let name = NamespaceSettings.defaultName
         let isLocal = listen.tcp?.isHostLocal ?? true
-        let open = NamespaceSettings(name: name, tokens: [], secret: nil)
+        let open = NamespaceSettings(name: name, tokens: [], secret: nil, sharesMemory: false)
         let first = declared.first { $0.name == name } ?? (isLocal ? open : nil)
-        return [first] + declared.filter { $0.name != name }
+        let all = [first] + declared.filter { $0.name != name }
+        let isAlone = all.count { $0 != nil } == 1
+        return all.map { namespace in
+            guard var namespace else { return nil }
+            namespace.sharesMemory = loader.sharingByName[namespace.name] ?? isAlone
+            return namespace
+        }
     }
 
     /// What must hold between options.

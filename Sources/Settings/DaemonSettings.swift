@@ -88,13 +88,16 @@ package struct NamespaceSettings: Hashable, Sendable {
     package var name: String
     /// Any one of them opens the namespace; empty: no token is asked for.
     package var tokens: [Secret]
-    /// The key-derivation secret that clients of this namespace share; nil: none is set.
+    /// The 32 bytes from which clients derive keys (docs/key-derivation.md); nil: none is set.
     package var secret: Secret?
+    /// Whether local clients may map the arena, and so see the chunks of all that share it.
+    package var sharesMemory: Bool
 
-    package init(name: String, tokens: [Secret], secret: Secret?) {
+    package init(name: String, tokens: [Secret], secret: Secret?, sharesMemory: Bool) {
         self.name = name
         self.tokens = tokens
         self.secret = secret
+        self.sharesMemory = sharesMemory
     }
 
     /// The name of the namespace of a client that names none.

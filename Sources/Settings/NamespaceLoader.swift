@@ -7,6 +7,8 @@ struct NamespaceLoader {
     let file: ConfigurationFile
     let surroundings: Surroundings
     private(set) var namespaces: [NamespaceSettings] = []
+    /// What the file says about sharing memory, by the namespace's name.
+    private(set) var sharingByName: [String: Bool] = [:]
     private(set) var problems: [SettingsProblem] = []
     private(set) var warnings: [String] = []
     /// The options that were asked for, over all entries.
@@ -43,6 +45,7 @@ struct NamespaceLoader {
         let tokenFile = resolver.value(NamespaceOptions.tokenFile)
         let secret = resolver.value(NamespaceOptions.secret)
         let secretFile = resolver.value(NamespaceOptions.secretFile)
+        let sharesMemory = resolver.given(NamespaceOptions.sharedMemory)
         keysRead.formUnion(resolver.keysRead)
         problems += resolver.problems
 
@@ -63,9 +66,10 @@ struct NamespaceLoader {
         let bytes =
             secretFile.map { secretBytes(inFile: $0, entry) }
             ?? secret.flatMap { NamespaceOptions.secretBytes($0) }
+        sharingByName[name] = sharesMemory
         return NamespaceSettings(
             name: name, tokens: tokens.map { Secret(bytes: Array($0.utf8)) },
-            secret: bytes.map { Secret(bytes: $0) })
+            secret: bytes.map { Secret(bytes: $0) }, sharesMemory: false)
     }
 
     private mutating func tokens(inFile path: String, _ entry: [Assignment]) -> [String] {

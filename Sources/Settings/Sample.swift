@@ -80,6 +80,7 @@ enum EffectiveConfiguration {
         lines.append("namespaces:")
         for namespace in settings.namespaces.compactMap({ $0 }) {
             lines.append("  - name: \(namespace.name)")
+            lines.append("    shared_memory: \(namespace.sharesMemory)")
             for token in namespace.tokens { lines.append("    # token: \(token)") }
             if let secret = namespace.secret { lines.append("    # secret: \(secret)") }
         }

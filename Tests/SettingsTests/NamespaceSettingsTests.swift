@@ -47,6 +47,19 @@ import Testing
         #expect(settings.namespaces.map { $0?.name } == [nil, "a"])
     }
 
+    @Test func `share memory when they are alone or say so`() throws {
+        let folder = try TemporaryFolder()
+        let one = try folder.write("one.yaml", "namespaces:\n- name: a\n  token: x\n")
+        let both = try folder.write(
+            "both.yaml", "namespaces:\n- name: a\n- name: b\n  shared_memory: true\n")
+        #expect(try load([]).namespaces.map { $0?.sharesMemory } == [true])
+        #expect(try load(["--config", one]).namespaces.map { $0?.sharesMemory } == [false, false])
+        let alone = try load(["--config", one, "--listen-tcp", "10.0.0.1:1"]).namespaces
+        #expect(alone.map { $0?.sharesMemory } == [nil, true])
+        let chosen = try load(["--config", both]).namespaces
+        #expect(chosen.map { $0?.sharesMemory } == [false, false, true])
+    }
+
     @Test(arguments: [
         ("- token: x", "an entry without 'name'"), ("- name: a b", "is not valid"),
         ("- name: a\n- name: a", "stands here twice"), ("- name: a\n  tokn: x", "did you mean"),
