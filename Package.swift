@@ -86,6 +86,7 @@ let package = Package(
         tests("LinuxIOTests", ["LinuxIO", "KVCore"]),
         tests("WireTests", ["Wire", "KVCore", "Kernels"]),
         tests("SettingsTests", ["Settings", "KVCore"]),
+        tests("TelemetryTests", ["Telemetry", logging]),
         tests("TiersTests", ["Tiers", "KVCore", "Codec"]),
         tests("CKVStoreTests", ["CKVStore", "KVCore", "Kernels", "Wire"]),
         tests("NodeTests", ["Node", "KVClient", "LinuxIO", "KVCore", "Wire", "Tiers", "Kernels"]),

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// Everything the daemon counts or measures, declared once. STAT and the docs use these names.
+///
+/// Names are lower-case with underscores and end in their unit where they have one
+/// (docs/protocol.md, STAT). None carries a label, so their number is fixed.
+package enum Metric: Int, CaseIterable, Sendable {
+    case startTime, uptime
+    case memoryBudget, memoryUsed, chunks, hugePages, shards
+    case connectionsAccepted, connectionsOpen, connectionsRefused, connectionsDropped
+    case bytesReceived, bytesSent
+    case requestsHello, requestsPing, requestsPut, requestsGet, requestsLookup, requestsDelete
+    case requestsStat, requestsLease, requestsRelease, requestsReserve, requestsCommit
+    case requestsAbort, requestsOther
+    case hits, misses, lookupHits, lookupMisses
+    case putsStored, putsDuplicate, putsStoredBytes
+    case chunksEvicted, chunksExpired, chunksDeleted
+    case answersBusy, answersTooLarge, answersMalformed, answersUnauthorized, answersDeadline
+    case answersInternal
+    case leasesGranted, leasesReleased, leasesExpired, leasesOpen
+    case checksumMismatches
+    case logLinesDropped
+
+    /// A counter only rises while the daemon runs; a gauge is set to what is.
+    package enum Kind: String, Sendable {
+        case counter, gauge
+    }
+
+    /// What a metric is called and means.
+    package struct Facts: Sendable {
+        package let kind: Kind
+        package let name: String
+        package let help: String
+
+        static func counter(_ name: String, _ help: String) -> Facts {
+            Facts(kind: .counter, name: name, help: help)
+        }
+
+        static func gauge(_ name: String, _ help: String) -> Facts {
+            Facts(kind: .gauge, name: name, help: help)
+        }
+    }
+
+    /// The declaration of each; one line, so that the list reads as a table.
+    package var facts: Facts {
+        switch self {
+        case .startTime: .gauge("start_time_seconds", "Start, in seconds since 1970.")
+        case .uptime: .gauge("uptime_milliseconds", "Time since start.")
+        case .memoryBudget: .gauge("memory_budget_bytes", "Chunk memory, as configured.")
+        case .memoryUsed: .gauge("memory_used_bytes", "Chunk memory in use.")
+        case .chunks: .gauge("chunks", "Chunks held.")
+        case .hugePages: .gauge("huge_pages", "1 when chunk memory has huge pages, else 0.")
+        case .shards: .gauge("shards", "Data threads.")
+        case .connectionsAccepted: .counter("connections_accepted", "Accepted since start.")
+        case .connectionsOpen: .gauge("connections_open", "Open now.")
+        case .connectionsRefused: .counter("connections_refused", "Closed: too many were open.")
+        case .connectionsDropped: .counter("connections_dropped", "Closed for a peer's fault.")
+        case .bytesReceived: .counter("received_bytes", "From clients, headers included.")
+        case .bytesSent: .counter("sent_bytes", "To clients, headers included.")
+        case .requestsHello: .counter("requests_hello", "HELLO requests.")
+        case .requestsPing: .counter("requests_ping", "PING requests.")
+        case .requestsPut: .counter("requests_put", "PUT requests.")
+        case .requestsGet: .counter("requests_get", "GET requests.")
+        case .requestsLookup: .counter("requests_lookup", "LOOKUP requests.")
+        case .requestsDelete: .counter("requests_delete", "DELETE requests.")
+        case .requestsStat: .counter("requests_stat", "STAT requests.")
+        case .requestsLease: .counter("requests_lease", "LEASE requests.")
+        case .requestsRelease: .counter("requests_release", "RELEASE requests.")
+        case .requestsReserve: .counter("requests_reserve", "RESERVE requests.")
+        case .requestsCommit: .counter("requests_commit", "COMMIT requests.")
+        case .requestsAbort: .counter("requests_abort", "ABORT requests.")
+        case .requestsOther: .counter("requests_other", "Requests with any other verb.")
+        case .hits: .counter("hits", "Keys that GET and LEASE found.")
+        case .misses: .counter("misses", "Keys that GET and LEASE did not find.")
+        case .lookupHits: .counter("lookup_hits", "Keys that LOOKUP found.")
+        case .lookupMisses: .counter("lookup_misses", "Keys that LOOKUP did not find.")
+        case .putsStored: .counter("puts_stored", "Chunks stored, by PUT or COMMIT.")
+        case .putsDuplicate: .counter("puts_duplicate", "Chunks that were there already.")
+        case .putsStoredBytes: .counter("puts_stored_bytes", "Bytes of the chunks stored.")
+        case .chunksEvicted: .counter("chunks_evicted", "Chunks that made room for others.")
+        case .chunksExpired: .counter("chunks_expired", "Chunks past their time to live.")
+        case .chunksDeleted: .counter("chunks_deleted", "Chunks that clients deleted.")
+        case .answersBusy: .counter("answers_busy", "Requests refused for lack of room.")
+        case .answersTooLarge: .counter("answers_too_large", "Values over the chunk limit.")
+        case .answersMalformed: .counter("answers_malformed", "Frames that break the protocol.")
+        case .answersUnauthorized: .counter("answers_unauthorized", "HELLOs refused.")
+        case .answersDeadline: .counter("answers_deadline", "Requests past their deadline.")
+        case .answersInternal: .counter("answers_internal", "Defects; each has a log line.")
+        case .leasesGranted: .counter("leases_granted", "Leases granted.")
+        case .leasesReleased: .counter("leases_released", "Leases that their holder gave back.")
+        case .leasesExpired: .counter("leases_expired", "Leases that ran out of time.")
+        case .leasesOpen: .gauge("leases_open", "Leases held now.")
+        case .checksumMismatches: .counter("checksum_mismatches", "Payloads that were damaged.")
+        case .logLinesDropped: .counter("log_lines_dropped", "Log lines lost to a full buffer.")
+        }
+    }
+}
