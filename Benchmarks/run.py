@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compares kvstored with a blocking C server, memcached and Redis in the same run.
 
-Every system is measured by the same C client. Within a cell the systems alternate in random order, round after
-round, so that a drift of the machine meets all of them. See docs/benchmarks.md.
+Every system is measured by the same C client. Within a cell the systems alternate in random
+order, round after round, so that a drift of the machine meets all of them. See
+docs/benchmarks.md.
 """
 
 import argparse
@@ -27,6 +28,8 @@ from harness.servers import (
 SYSTEMS = ("reference", "kvstore", "memcached", "redis")
 LOAD_SECONDS_MAX = 120
 SOAK_SECONDS_MAX = 3600
+FILL_MILLISECONDS_MAX = 60000
+KEY_SET_COUNT_MAX = 8  # of different sizes or purposes, in all cells together
 MEBIBYTE = 1 << 20
 
 
@@ -55,7 +58,8 @@ def parse_arguments():
     parser.add_argument("--judge", action="store_true",
                         help="exit 1 when a must-hold figure fails")
     parser.add_argument("--soak", type=int, metavar="OPERATIONS",
-                        help="instead of cells: random traffic, watching kvstored's memory")
+                        help="instead of cells: random traffic on the first of --systems "
+                        "that is a store, watching its memory")
     parser.add_argument("--idle-connections", type=int, default=10000, help="with --soak")
     arguments = parser.parse_args()
     quick = arguments.quick
@@ -89,22 +93,32 @@ class Run:
             if program is None:
                 raise HarnessError(f"{system} is not installed; dev/bench installs what is needed")
             self.servers[system] = Server(
-                system, program, self.folder, self.arguments.memory_mebibytes, self.prefix)
+                system, program, self.folder, self.memory_mebibytes(system), self.prefix)
         for server in self.servers.values():
             server.wait_until_ready()
+        if not self.servers:
+            raise HarnessError("no server is left to measure")
+
+    def memory_mebibytes(self, system):
+        """The budget of a server. memcached and Redis evict approximately, also what was just put;
+        they get room for every key set of a run, so that they never evict while measured."""
+        budget = self.arguments.memory_mebibytes
+        if system in ("memcached", "redis"):
+            return max(budget, KEY_SET_COUNT_MAX * self.arguments.key_set_mebibytes)
+        return budget
 
     def stop_servers(self):
         for server in self.servers.values():
             server.stop()
 
-    def load(self, variant, more=()):
+    def load(self, variant, milliseconds):
         server = self.servers[variant.system]
         command = self.prefix + [
             str(PROGRAMS / "load"), "--system", variant.system, "--operation", variant.operation,
-            "--milliseconds", str(self.arguments.milliseconds),
+            "--milliseconds", str(milliseconds),
             "--key-set-mebibytes", str(self.arguments.key_set_mebibytes),
             "--server-pid", str(server.process.pid), "--seed", str(self.random.getrandbits(32)),
-            *variant.arguments, *more]
+            *variant.arguments]
         if variant.transport == "unix":
             command += ["--unix-socket", server.unix_socket]
         else:
@@ -124,7 +138,7 @@ class Run:
         count = self.arguments.memory_mebibytes * MEBIBYTE // value_bytes
         variant = cell_list.Variant("kvstore", "put", "tcp", cell_list.words(
             value_bytes=value_bytes, connections=1, operations_max=count))
-        self.load(variant, ("--milliseconds", "60000"))
+        self.load(variant, FILL_MILLISECONDS_MAX)
 
     def measure(self, cells):
         """All rounds of all cells. Returns whether time sufficed."""
@@ -135,12 +149,13 @@ class Run:
                     return False
                 variants = [each for each in cell.variants if each.system in self.servers]
                 for variant in self.random.sample(variants, len(variants)):
-                    self.results.add(cell, variant, round_number, self.load(variant))
+                    milliseconds = self.arguments.milliseconds * cell.duration_factor
+                    row = self.load(variant, milliseconds)
+                    self.results.add(cell, variant, round_number, row)
         return True
 
     def soak(self):
-        system = "kvstore" if "kvstore" in self.servers else "reference"
-        server = self.servers[system]
+        (system, server), = self.servers.items()
         command = [
             str(PROGRAMS / "soak"), "--system", system, "--port", str(server.port),
             "--server-pid", str(server.process.pid), "--seed", str(self.arguments.seed),
@@ -194,7 +209,8 @@ def run_all(arguments, folder):
         raise HarnessError(f"no such system: {', '.join(unknown)}" if unknown else
                            "no cell has such a name; --list prints them")
     if arguments.soak:
-        systems = [name for name in systems if name in ("kvstore", "reference")]
+        # The reference is no store: it keeps no keys apart.
+        systems = [name for name in systems if name != "reference"][:1]
     run = Run(arguments, folder)
     try:
         run.start_servers(systems)

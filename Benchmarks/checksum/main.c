@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How fast one core computes XXH3-64 and copies memory, hot (256 KiB) and cold (4 MiB values from an area larger
-// than the last cache). The three are alternated within a round; prints one JSON row per measurement and round.
+// How fast one core computes XXH3-64 and copies memory, hot (256 KiB) and cold (4 MiB values from
+// an area larger than the last cache). The three are alternated within a round; prints one JSON row
+// per measurement and round.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,7 +62,8 @@ static double copy_and_checksum_gigabytes_per_second(uint8_t *destination, const
 
 static void print_row(const char *what, const char *where, size_t value_byte_count, double speed) {
     printf("{\"operation\": \"%s\", \"buffer\": \"%s\", \"value_bytes\": %zu, "
-           "\"gigabytes_per_second\": %.2f}\n", what, where, value_byte_count, speed);
+           "\"gigabytes_per_second\": %.2f}\n",
+           what, where, value_byte_count, speed);
     fflush(stdout);
 }
 

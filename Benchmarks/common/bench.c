@@ -71,9 +71,11 @@ bool pattern_ends_match(const uint8_t *bytes, size_t byte_count, uint64_t seed) 
 void *memory_allocate(size_t byte_count) {
     const size_t rounded = (byte_count + HUGE_PAGE_BYTE_COUNT - 1) & ~(HUGE_PAGE_BYTE_COUNT - 1);
     const size_t padded = rounded + HUGE_PAGE_BYTE_COUNT;
-    uint8_t *mapped = mmap(NULL, padded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t *mapped =
+        mmap(NULL, padded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapped == MAP_FAILED) fail("cannot map %zu bytes: %s", padded, strerror(errno));
-    uintptr_t aligned = ((uintptr_t)mapped + HUGE_PAGE_BYTE_COUNT - 1) & ~(HUGE_PAGE_BYTE_COUNT - 1);
+    uintptr_t aligned =
+        ((uintptr_t)mapped + HUGE_PAGE_BYTE_COUNT - 1) & ~(HUGE_PAGE_BYTE_COUNT - 1);
     (void)madvise((void *)aligned, rounded, MADV_HUGEPAGE);
     memset((void *)aligned, 1, byte_count);
     return (void *)aligned;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the reference server, the load client and the soak client share: time, failure, memory, sockets,
-// value patterns. Everything here is bounded: sockets carry timeouts, sizes have limits below.
+// What the reference server, the load client and the soak client share: time, failure, memory,
+// sockets, value patterns. Everything here is bounded: sockets carry timeouts, sizes have limits
+// below.
 #ifndef BENCH_H
 #define BENCH_H
 
@@ -44,14 +45,15 @@ struct shared_arena {
     const char *backing;  // "hugetlb", "shmem-huge" or "shmem-4k"
 };
 
-// A memfd arena, touched: MFD_HUGETLB where reserved, else transparent huge pages, else 4 KiB pages.
+// A memfd arena, touched: MFD_HUGETLB where reserved, else transparent huge pages, else 4 KiB
+// pages.
 struct shared_arena arena_create(size_t byte_count);
 // Maps a received arena read-only.
 struct shared_arena arena_map(int descriptor);
 
 struct endpoint {
-    const char *unix_path;    // used when not null
-    const char *address;      // IPv4, numbers
+    const char *unix_path;  // used when not null
+    const char *address;    // IPv4, numbers
     uint16_t port;
     const char *source_address;  // null: any
 };

@@ -15,7 +15,8 @@ static double bucket_nanoseconds(unsigned index) {
     const unsigned sub_log2 = HISTOGRAM_BUCKETS_PER_OCTAVE_LOG2;
     if (index < (1u << sub_log2)) return index;
     const unsigned octave = (index >> sub_log2) - 1;
-    const double low = (double)(((uint64_t)(index & ((1u << sub_log2) - 1)) + (1u << sub_log2)) << octave);
+    const double low =
+        (double)(((uint64_t)(index & ((1u << sub_log2) - 1)) + (1u << sub_log2)) << octave);
     return low + (double)((uint64_t)1 << octave) / 2;
 }
 

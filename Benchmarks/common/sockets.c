@@ -150,8 +150,10 @@ union descriptor_control {
 bool send_with_descriptor(int socket, const void *bytes, size_t byte_count, int descriptor) {
     union descriptor_control control = {0};
     struct iovec piece = {.iov_base = (void *)(uintptr_t)bytes, .iov_len = byte_count};
-    struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1,
-                             .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+    struct msghdr message = {.msg_iov = &piece,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof control.bytes};
     struct cmsghdr *header = CMSG_FIRSTHDR(&message);
     header->cmsg_level = SOL_SOCKET;
     header->cmsg_type = SCM_RIGHTS;
@@ -163,8 +165,10 @@ bool send_with_descriptor(int socket, const void *bytes, size_t byte_count, int 
 ssize_t receive_with_descriptor(int socket, void *bytes, size_t byte_count, int *descriptor) {
     union descriptor_control control = {0};
     struct iovec piece = {.iov_base = bytes, .iov_len = byte_count};
-    struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1,
-                             .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+    struct msghdr message = {.msg_iov = &piece,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof control.bytes};
     *descriptor = -1;
     const ssize_t received = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
     if (received <= 0) return received;

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cells: what is measured side by side. A cell's variants run in random order within each round."""
+"""The cells: what is measured side by side.
+
+A cell's variants run in random order within each round.
+"""
 
 import fnmatch
 from dataclasses import dataclass, field
@@ -30,6 +33,7 @@ class Cell:
     name: str
     kind: str  # "tcp", "mixed", "lease" or "copy": which must-hold line it belongs to
     variants: tuple = field(default_factory=tuple)
+    duration_factor: int = 1  # times --milliseconds: where operations are few, measure longer
 
 
 def size_name(value_bytes):
@@ -49,7 +53,8 @@ def tcp_cell(operation, value_bytes, connections):
     arguments = words(value_bytes=value_bytes, connections=connections)
     return Cell(
         f"{operation}-{size_name(value_bytes)}-c{connections}", "tcp",
-        tuple(Variant(system, operation, "tcp", arguments) for system in TCP_SYSTEMS))
+        tuple(Variant(system, operation, "tcp", arguments) for system in TCP_SYSTEMS),
+        duration_factor=2 if value_bytes > 8 * MIB else 1)
 
 
 def mixed_cell(value_bytes, background_value_bytes, background_connections):
@@ -59,7 +64,8 @@ def mixed_cell(value_bytes, background_value_bytes, background_connections):
         background_connections=background_connections)
     return Cell(
         f"mixed-{size_name(value_bytes)}", "mixed",
-        tuple(Variant(system, "get", "tcp", arguments) for system in TCP_SYSTEMS))
+        tuple(Variant(system, "get", "tcp", arguments) for system in TCP_SYSTEMS),
+        duration_factor=6)
 
 
 def lease_cell(value_bytes):

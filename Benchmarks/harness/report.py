@@ -73,14 +73,18 @@ def print_cell(cell, results):
               f"| {column('background_gigabytes_per_second')} |")
 
 
-def judge(text, values, low=None, high=None):
-    """One verdict line; the median decides, the spread is shown."""
+def judge(text, values, low=None, high=None, floor=None):
+    """One verdict line; the median decides, the spread is shown.
+
+    `floor` holds the same ratio of the reference to itself, where that says what the machine allows.
+    """
     if not values:
         return None
     middle = median(values)
     kept = (low is None or middle >= low) and (high is None or middle <= high)
     bound = f">= {low}" if low is not None else f"<= {high}"
-    return kept, f"{'holds' if kept else 'FAILS'}  {text}: {spread(values)}, must be {bound}"
+    line = f"{'holds' if kept else 'FAILS'}  {text}: {spread(values)}, must be {bound}"
+    return kept, line + (f"; the reference reaches {spread(floor)}" if floor else "")
 
 
 def judge_tcp(cell, results):
@@ -110,7 +114,9 @@ def judge_cell(cell, results):
     elif cell.kind == "copy":
         yield judge(f"{cell.name} copied out, kvstore / memcpy from the same arena",
                     results.ratios(SPEED, (cell.name, "kvstore lease-copy"),
-                                   (cell.name, "kvstore memcpy")), low=COPY_SPEED_RATIO_MIN)
+                                   (cell.name, "kvstore memcpy")), low=COPY_SPEED_RATIO_MIN,
+                    floor=results.ratios(SPEED, (cell.name, "reference lease-copy"),
+                                         (cell.name, "reference memcpy")))
 
 
 def judge_size_independence(cells, results):

@@ -15,6 +15,7 @@ PROGRAMS = TOP / "build" / "bench"
 READY_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 10.0
 REAL_TIME_PRIORITY = 5
+CONNECTION_COUNT_MAX = 16384
 
 
 class HarnessError(Exception):
@@ -53,6 +54,7 @@ def memcached_command(program, server):
     command = [
         program, "--listen=127.0.0.1", f"--port={server.port}", "--udp-port=0",
         f"--memory-limit={server.memory_mebibytes}", "--max-item-size=64m",
+        f"--conn-limit={CONNECTION_COUNT_MAX}",
     ]
     return command + (["--user=root"] if os.geteuid() == 0 else [])
 
@@ -60,8 +62,10 @@ def memcached_command(program, server):
 def redis_command(program, server):
     return [
         program, "--bind", "127.0.0.1", "--port", str(server.port), "--save", "",
-        "--appendonly", "no", "--maxmemory", f"{server.memory_mebibytes}mb",
-        "--maxmemory-policy", "allkeys-lru", "--daemonize", "no", "--dir", server.folder,
+        "--appendonly", "no", "--protected-mode", "no",
+        "--maxmemory", f"{server.memory_mebibytes}mb",
+        "--maxmemory-policy", "allkeys-lru",
+        "--maxclients", str(CONNECTION_COUNT_MAX), "--daemonize", "no", "--dir", server.folder,
     ]
 
 

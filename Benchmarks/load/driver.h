@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A driver speaks one system's protocol. All have one shape, so that the comparison is of servers: one blocking
-// connection, one request at a time; a request and its value leave in one sendmsg; a reply arrives as its
-// fixed head and then, in one recvmsg, whatever follows straight into the reused destination.
+// A driver speaks one system's protocol. All have one shape, so that the comparison is of servers:
+// one blocking connection, one request at a time; a request and its value leave in one sendmsg; a
+// reply arrives as its fixed head and then, in one recvmsg, whatever follows straight into the
+// reused destination.
 #ifndef DRIVER_H
 #define DRIVER_H
 
@@ -14,8 +15,8 @@ struct value_key {
     uint64_t arena_offset;  // where the reference keeps it; other systems have an index
 };
 
-// A value to be stored. The checksum is computed once per buffer, not once per operation: the other protocols
-// carry none.
+// A value to be stored. The checksum is computed once per buffer, not once per operation: the other
+// protocols carry none.
 struct value_source {
     const uint8_t *bytes;
     size_t byte_count;
@@ -36,8 +37,8 @@ struct driver {
                         const struct value_source *source);
     enum outcome (*get)(struct connection *connection, const struct value_key *key,
                         uint8_t *destination, size_t byte_count);
-    // Gives the places of values in shared memory, and ends the leases that this connection took before, in
-    // the same message where the protocol can. Null where there is no shared memory.
+    // Gives the places of values in shared memory, and ends the leases that this connection took
+    // before, in the same message where the protocol can. Null where there is no shared memory.
     enum outcome (*lease)(struct connection *connection, const struct value_key *keys,
                           unsigned key_count, size_t byte_count, const uint8_t **places);
     // Null where the soak does not need it.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The KVStore protocol, written from docs/protocol.md alone. Heads and bodies are checked as that text demands;
-// the checksum of a payload is not computed per operation, because the other protocols carry none.
+// The KVStore protocol, written from docs/protocol.md alone. Heads and bodies are checked as that
+// text demands; the checksum of a payload is not computed per operation, because the other
+// protocols carry none.
 #include "checksum.h"
 #include "driver.h"
 
@@ -166,7 +167,8 @@ static bool send_request(struct connection *connection, uint8_t verb, const void
     if (body_byte_count > BODY_BYTE_COUNT_MAX) fail("a request body of %zu bytes", body_byte_count);
     memcpy(front, &header, sizeof header);
     memcpy(front + sizeof header, body, body_byte_count);
-    if (source == NULL) return send_exactly(connection->socket, front, sizeof header + body_byte_count);
+    if (source == NULL)
+        return send_exactly(connection->socket, front, sizeof header + body_byte_count);
     uint64_t checksum = source->checksum;
     struct iovec pieces[3] = {{front, sizeof header + body_byte_count},
                               {(void *)(uintptr_t)source->bytes, source->byte_count},
@@ -189,13 +191,15 @@ static enum outcome check_header(struct connection *connection, const struct fra
         return fault(connection, "the answer's body is larger than one key needs");
     }
     const bool refused_blindly = header->status != STATUS_OK && header->request_id == 0;
-    if (!refused_blindly && (header->request_id != connection->request_id || header->verb != verb)) {
+    if (!refused_blindly &&
+        (header->request_id != connection->request_id || header->verb != verb)) {
         return fault(connection, "the answer belongs to another request");
     }
     return OUTCOME_OK;
 }
 
-// Reads the body of an answer that is not ok; `index_byte_count` is 4 where an index precedes the text.
+// Reads the body of an answer that is not ok; `index_byte_count` is 4 where an index precedes the
+// text.
 static enum outcome take_error(struct connection *connection, const struct frame_header *header,
                                size_t index_byte_count) {
     uint8_t body[BODY_BYTE_COUNT_MAX];
@@ -208,7 +212,8 @@ static enum outcome take_error(struct connection *connection, const struct frame
     int text_byte_count = 0;
     if (header->body_byte_count > index_byte_count + 2) {
         text_byte_count = (int)(header->body_byte_count - index_byte_count - 2);
-        if (text_byte_count > ERROR_TEXT_BYTE_COUNT_MAX) text_byte_count = ERROR_TEXT_BYTE_COUNT_MAX;
+        if (text_byte_count > ERROR_TEXT_BYTE_COUNT_MAX)
+            text_byte_count = ERROR_TEXT_BYTE_COUNT_MAX;
     }
     snprintf(connection->fault, sizeof connection->fault, "status %u: %.*s", header->status,
              text_byte_count, (const char *)body + index_byte_count + 2);
@@ -258,15 +263,17 @@ static void send_hello(struct connection *connection, bool shared_memory) {
     }
 }
 
-// Takes the answer to HELLO; when shared memory is granted, its first byte carries the arena's descriptor.
+// Takes the answer to HELLO; when shared memory is granted, its first byte carries the arena's
+// descriptor.
 static void take_hello(struct connection *connection, bool shared_memory) {
     struct frame_header header;
     uint8_t body[BODY_BYTE_COUNT_MAX];
     int descriptor = -1;
-    const ssize_t received = receive_with_descriptor(connection->socket, &header, sizeof header,
-                                                     &descriptor);
+    const ssize_t received =
+        receive_with_descriptor(connection->socket, &header, sizeof header, &descriptor);
     const size_t rest = received > 0 ? sizeof header - (size_t)received : 0;
-    if (received <= 0 || !receive_exactly(connection->socket, (uint8_t *)&header + received, rest)) {
+    if (received <= 0 ||
+        !receive_exactly(connection->socket, (uint8_t *)&header + received, rest)) {
         fail("kvstored did not answer HELLO");
     }
     if (check_header(connection, &header, VERB_HELLO) != OUTCOME_OK) {
@@ -288,7 +295,8 @@ static void take_hello(struct connection *connection, bool shared_memory) {
         fail("kvstored does not share its arena with this connection");
     }
     connection->arena = arena_map(descriptor);
-    if (connection->arena.byte_count < arena_byte_count) fail("the arena is smaller than announced");
+    if (connection->arena.byte_count < arena_byte_count)
+        fail("the arena is smaller than announced");
 }
 
 static struct connection *kvstore_open(const struct endpoint *endpoint, bool shared_memory) {

@@ -89,11 +89,12 @@ static enum outcome memcached_ping(struct connection *connection) {
 static enum outcome memcached_put(struct connection *connection, const struct value_key *key,
                                   const struct value_source *source) {
     uint8_t front[sizeof(struct head) + SET_EXTRAS_BYTE_COUNT + BENCH_KEY_BYTE_COUNT] = {0};
-    struct head head = {.magic = MAGIC_REQUEST, .opcode = OPCODE_SET,
+    struct head head = {.magic = MAGIC_REQUEST,
+                        .opcode = OPCODE_SET,
                         .key_byte_count = htons(BENCH_KEY_BYTE_COUNT),
                         .extras_byte_count = SET_EXTRAS_BYTE_COUNT,
-                        .body_byte_count = htonl((uint32_t)(sizeof front - sizeof head +
-                                                            source->byte_count))};
+                        .body_byte_count =
+                            htonl((uint32_t)(sizeof front - sizeof head + source->byte_count))};
     memcpy(front, &head, sizeof head);
     memcpy(front + sizeof head + SET_EXTRAS_BYTE_COUNT, key->bytes, sizeof key->bytes);
     struct iovec pieces[2] = {{front, sizeof front},
@@ -106,7 +107,8 @@ static enum outcome memcached_put(struct connection *connection, const struct va
 static enum outcome memcached_get(struct connection *connection, const struct value_key *key,
                                   uint8_t *destination, size_t byte_count) {
     uint8_t front[sizeof(struct head) + BENCH_KEY_BYTE_COUNT];
-    struct head head = {.magic = MAGIC_REQUEST, .opcode = OPCODE_GET,
+    struct head head = {.magic = MAGIC_REQUEST,
+                        .opcode = OPCODE_GET,
                         .key_byte_count = htons(BENCH_KEY_BYTE_COUNT),
                         .body_byte_count = htonl(BENCH_KEY_BYTE_COUNT)};
     memcpy(front, &head, sizeof head);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// RESP2 as Redis speaks it. The length of a value is known, so its reply's head has a known length too.
+// RESP2 as Redis speaks it. The length of a value is known, so its reply's head has a known length
+// too.
 #include "driver.h"
 
 #include <stdio.h>
@@ -34,15 +35,15 @@ static void redis_close(struct connection *connection) {
 
 static const char *redis_fault(const struct connection *connection) { return connection->fault; }
 
-// Receives `expected` (a whole line with its CRLF), in one call where it is there already. Any other line is
-// read to its end and judged.
+// Receives `expected` (a whole line with its CRLF), in one call where it is there already. Any
+// other line is read to its end and judged.
 static enum outcome take_line(struct connection *connection, const char *expected) {
     char line[LINE_BYTE_COUNT_MAX + 1];
     const size_t expected_byte_count = strlen(expected);
     size_t byte_count = 0;
     while (byte_count < expected_byte_count && memcmp(line, expected, byte_count) == 0) {
-        const ssize_t received = recv(connection->socket, line + byte_count,
-                                      expected_byte_count - byte_count, 0);
+        const ssize_t received =
+            recv(connection->socket, line + byte_count, expected_byte_count - byte_count, 0);
         if (received <= 0) return OUTCOME_FAILED;
         byte_count += (size_t)received;
     }

@@ -79,8 +79,7 @@ static enum outcome reference_get(struct connection *connection, const struct va
 }
 
 static enum outcome reference_lease(struct connection *connection, const struct value_key *keys,
-                                    unsigned key_count, size_t byte_count,
-                                    const uint8_t **places) {
+                                    unsigned key_count, size_t byte_count, const uint8_t **places) {
     struct reference_request requests[BENCH_BATCH_KEY_COUNT_MAX];
     struct reference_reply replies[BENCH_BATCH_KEY_COUNT_MAX];
     for (unsigned index = 0; index < key_count; index += 1) {

@@ -9,14 +9,12 @@
 
 enum { BUSY_ATTEMPT_COUNT_MAX = 1000, BUSY_PAUSE_NANOSECONDS = 1000000 };
 
-size_t key_set_stride(size_t value_byte_count) {
-    return (value_byte_count + 4095) & ~(size_t)4095;
-}
+size_t key_set_stride(size_t value_byte_count) { return (value_byte_count + 4095) & ~(size_t)4095; }
 
 struct value_key key_set_key(const struct key_set *set, uint64_t number) {
-    struct value_key key = {
-        .arena_offset = set->arena_base +
-                        (number % set->key_count) * key_set_stride(set->value_byte_count)};
+    struct value_key key = {.arena_offset =
+                                set->arena_base +
+                                (number % set->key_count) * key_set_stride(set->value_byte_count)};
     for (uint64_t word_index = 0; word_index < sizeof key.bytes / 8; word_index += 1) {
         const uint64_t word = mix64(set->salt ^ mix64(number * 4 + word_index));
         memcpy(key.bytes + word_index * 8, &word, 8);
@@ -34,7 +32,8 @@ static enum outcome put_patiently(const struct driver *driver, struct connection
                                   const struct value_key *key, const struct value_source *source) {
     const struct timespec pause = {.tv_nsec = BUSY_PAUSE_NANOSECONDS};
     enum outcome outcome = OUTCOME_BUSY;
-    for (int attempt = 0; attempt < BUSY_ATTEMPT_COUNT_MAX && outcome == OUTCOME_BUSY; attempt += 1) {
+    for (int attempt = 0; attempt < BUSY_ATTEMPT_COUNT_MAX && outcome == OUTCOME_BUSY;
+         attempt += 1) {
         outcome = driver->put(connection, key, source);
         if (outcome == OUTCOME_BUSY) nanosleep(&pause, NULL);
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A key set: a fixed number of keys, together larger than the last cache, each with the value that belongs to it.
+// A key set: a fixed number of keys, together larger than the last cache, each with the value that
+// belongs to it.
 #ifndef KEYS_H
 #define KEYS_H
 
@@ -21,7 +22,8 @@ struct value_key key_set_key(const struct key_set *set, uint64_t number);
 // What seeds the pattern of the key's value.
 uint64_t value_seed(const struct value_key *key);
 
-// Stores the whole set, then reads every value back and compares every byte; ends the process on a difference.
+// Stores the whole set, then reads every value back and compares every byte; ends the process on a
+// difference.
 void key_set_load(const struct key_set *set, const struct driver *driver,
                   struct connection *connection);
 

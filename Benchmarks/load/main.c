@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The load client: measures one cell (one system, operation, size, number of connections) and prints one JSON
-// row. Benchmarks/run.py calls it once per cell, system and round.
+// The load client: measures one cell (one system, operation, size, number of connections) and
+// prints one JSON row. Benchmarks/run.py calls it once per cell, system and round.
 #include <errno.h>
 #include <getopt.h>
 #include <signal.h>
@@ -31,7 +31,8 @@ struct options {
     uint64_t seed;
 };
 
-static const char *const operation_names[] = {"ping", "get", "put", "lease", "lease-copy", "memcpy"};
+static const char *const operation_names[] = {"ping",  "get",        "put",
+                                              "lease", "lease-copy", "memcpy"};
 
 static enum operation operation_named(const char *name) {
     for (size_t index = 0; index < sizeof operation_names / sizeof operation_names[0]; index += 1) {
@@ -52,10 +53,14 @@ static uint64_t number(const char *text, const char *name, uint64_t low, uint64_
 }
 
 static void take_option(struct options *options, const char *name, const char *text) {
-    if (strcmp(name, "system") == 0) options->driver = driver_named(text);
-    else if (strcmp(name, "unix-socket") == 0) options->endpoint.unix_path = text;
-    else if (strcmp(name, "port") == 0) options->endpoint.port = (uint16_t)number(text, name, 1, 65535);
-    else if (strcmp(name, "operation") == 0) options->operation_name = text;
+    if (strcmp(name, "system") == 0)
+        options->driver = driver_named(text);
+    else if (strcmp(name, "unix-socket") == 0)
+        options->endpoint.unix_path = text;
+    else if (strcmp(name, "port") == 0)
+        options->endpoint.port = (uint16_t)number(text, name, 1, 65535);
+    else if (strcmp(name, "operation") == 0)
+        options->operation_name = text;
     else if (strcmp(name, "value-bytes") == 0)
         options->value_byte_count = number(text, name, 1, BENCH_VALUE_BYTE_COUNT_MAX);
     else if (strcmp(name, "connections") == 0)
@@ -73,27 +78,45 @@ static void take_option(struct options *options, const char *name, const char *t
         options->operation_count_max = number(text, name, 1, UINT64_MAX);
     else if (strcmp(name, "key-set-mebibytes") == 0)
         options->key_set_mebibytes = number(text, name, 1, 65536);
-    else if (strcmp(name, "keys-max") == 0) options->key_count_max = number(text, name, 1, 1 << 24);
+    else if (strcmp(name, "keys-max") == 0)
+        options->key_count_max = number(text, name, 1, 1 << 24);
     else if (strcmp(name, "server-pid") == 0)
         options->server_process = (pid_t)number(text, name, 1, INT32_MAX);
-    else options->seed = number(text, name, 0, UINT64_MAX);
+    else
+        options->seed = number(text, name, 0, UINT64_MAX);
 }
 
 static struct options parse_options(int argument_count, char **arguments) {
-    static const char *const names[] = {
-        "system", "unix-socket", "port", "operation", "value-bytes", "connections", "batch",
-        "background-value-bytes", "background-connections", "milliseconds", "operations-max",
-        "key-set-mebibytes", "keys-max", "server-pid", "seed"};
+    static const char *const names[] = {"system",
+                                        "unix-socket",
+                                        "port",
+                                        "operation",
+                                        "value-bytes",
+                                        "connections",
+                                        "batch",
+                                        "background-value-bytes",
+                                        "background-connections",
+                                        "milliseconds",
+                                        "operations-max",
+                                        "key-set-mebibytes",
+                                        "keys-max",
+                                        "server-pid",
+                                        "seed"};
     enum { NAME_COUNT = sizeof names / sizeof names[0] };
     struct option long_options[NAME_COUNT + 1] = {0};
     for (size_t index = 0; index < NAME_COUNT; index += 1) {
         long_options[index] = (struct option){names[index], required_argument, NULL, 0};
     }
-    struct options options = {
-        .endpoint = {.address = "127.0.0.1"}, .operation_name = "get",
-        .value_byte_count = (size_t)4 << 20, .connection_count = 1, .batch_key_count = 1,
-        .background_value_byte_count = (size_t)4 << 20, .seconds = 0.5,
-        .operation_count_max = UINT64_MAX, .key_set_mebibytes = 256, .key_count_max = 4096};
+    struct options options = {.endpoint = {.address = "127.0.0.1"},
+                              .operation_name = "get",
+                              .value_byte_count = (size_t)4 << 20,
+                              .connection_count = 1,
+                              .batch_key_count = 1,
+                              .background_value_byte_count = (size_t)4 << 20,
+                              .seconds = 0.5,
+                              .operation_count_max = UINT64_MAX,
+                              .key_set_mebibytes = 256,
+                              .key_count_max = 4096};
     int option, index = 0;
     while ((option = getopt_long(argument_count, arguments, "", long_options, &index)) != -1) {
         if (option != 0) fail("unknown option; Benchmarks/load/main.c lists them");
@@ -124,7 +147,8 @@ static struct connection *open_connection(const struct options *options) {
         fail("%s needs --unix-socket and a system with shared memory", options->operation_name);
     }
     struct connection *connection = options->driver->open(&options->endpoint, shared_memory);
-    if (connection == NULL) fail("cannot connect to %s: %s", options->driver->name, strerror(errno));
+    if (connection == NULL)
+        fail("cannot connect to %s: %s", options->driver->name, strerror(errno));
     return connection;
 }
 
@@ -152,16 +176,16 @@ struct totals {
     double elapsed_seconds;
 };
 
-static void sum_workers(const struct worker *workers, unsigned worker_count, struct totals *totals) {
+static void sum_workers(const struct worker *workers, unsigned worker_count,
+                        struct totals *totals) {
     uint64_t first_start = UINT64_MAX, last_end = 0;
     for (unsigned index = 0; index < worker_count; index += 1) {
         const struct worker *worker = &workers[index];
         histogram_merge(&totals->histogram, &worker->histogram);
         totals->operation_count += worker->operation_count;
         if (worker->operation != OPERATION_PING) {
-            totals->byte_count +=
-                (double)(worker->operation_count * worker->batch_key_count) *
-                (double)worker->keys.value_byte_count;
+            totals->byte_count += (double)(worker->operation_count * worker->batch_key_count) *
+                                  (double)worker->keys.value_byte_count;
         }
         if (worker->start_nanoseconds < first_start) first_start = worker->start_nanoseconds;
         if (worker->end_nanoseconds > last_end) last_end = worker->end_nanoseconds;
@@ -170,25 +194,27 @@ static void sum_workers(const struct worker *workers, unsigned worker_count, str
 }
 
 static double per_second(const struct totals *totals) {
-    return totals->elapsed_seconds > 0 ? totals->byte_count / GIGABYTE / totals->elapsed_seconds : 0;
+    return totals->elapsed_seconds > 0 ? totals->byte_count / GIGABYTE / totals->elapsed_seconds
+                                       : 0;
 }
 
 static void print_row(const struct options *options, const struct totals *front,
                       const struct totals *background, double server_cpu_seconds) {
     const double gigabytes = (front->byte_count + background->byte_count) / GIGABYTE;
     const double operations = (double)(front->operation_count + background->operation_count);
-    printf("{\"system\": \"%s\", \"operation\": \"%s\", \"transport\": \"%s\", \"value_bytes\": %zu, "
-           "\"connections\": %u, \"batch\": %u, \"operations\": %llu, \"elapsed_seconds\": %.6f, ",
-           options->driver->name, options->operation_name,
-           options->endpoint.unix_path != NULL ? "unix" : "tcp", options->value_byte_count,
-           options->connection_count, options->batch_key_count,
-           (unsigned long long)front->operation_count,
-           front->elapsed_seconds);
-    printf("\"gigabytes_per_second\": %.4f, \"p50_microseconds\": %.2f, \"p99_microseconds\": %.2f, "
-           "\"p999_microseconds\": %.2f, ",
-           per_second(front), histogram_microseconds(&front->histogram, 0.5),
-           histogram_microseconds(&front->histogram, 0.99),
-           histogram_microseconds(&front->histogram, 0.999));
+    printf(
+        "{\"system\": \"%s\", \"operation\": \"%s\", \"transport\": \"%s\", \"value_bytes\": %zu, "
+        "\"connections\": %u, \"batch\": %u, \"operations\": %llu, \"elapsed_seconds\": %.6f, ",
+        options->driver->name, options->operation_name,
+        options->endpoint.unix_path != NULL ? "unix" : "tcp", options->value_byte_count,
+        options->connection_count, options->batch_key_count,
+        (unsigned long long)front->operation_count, front->elapsed_seconds);
+    printf(
+        "\"gigabytes_per_second\": %.4f, \"p50_microseconds\": %.2f, \"p99_microseconds\": %.2f, "
+        "\"p999_microseconds\": %.2f, ",
+        per_second(front), histogram_microseconds(&front->histogram, 0.5),
+        histogram_microseconds(&front->histogram, 0.99),
+        histogram_microseconds(&front->histogram, 0.999));
     if (options->server_process > 0 && gigabytes > 0) {
         printf("\"server_cpu_seconds_per_gigabyte\": %.5f, ", server_cpu_seconds / gigabytes);
     } else {
@@ -201,14 +227,15 @@ static void print_row(const struct options *options, const struct totals *front,
            per_second(background));
 }
 
-// Loads the key sets that will be read. PUT of immutable values brings its own keys; other systems' memory is
-// touched once, so that first use of fresh pages is not measured.
+// Loads the key sets that will be read. PUT of immutable values brings its own keys; other systems'
+// memory is touched once, so that first use of fresh pages is not measured.
 static void load_key_sets(const struct options *options, const struct key_set *front,
                           const struct key_set *background) {
     if (options->operation == OPERATION_PING) return;
     if (options->operation == OPERATION_PUT && options->driver->immutable) return;
     struct connection *connection = options->driver->open(&options->endpoint, false);
-    if (connection == NULL) fail("cannot connect to %s: %s", options->driver->name, strerror(errno));
+    if (connection == NULL)
+        fail("cannot connect to %s: %s", options->driver->name, strerror(errno));
     key_set_load(front, options->driver, connection);
     if (options->background_connection_count > 0) {
         key_set_load(background, options->driver, connection);
@@ -241,11 +268,14 @@ int main(int argument_count, char **arguments) {
     }
     const uint64_t cpu_before = process_cpu_nanoseconds(options.server_process);
     pthread_barrier_wait(&barrier);
-    for (unsigned index = 0; index < worker_count; index += 1) pthread_join(workers[index].thread, NULL);
+    for (unsigned index = 0; index < worker_count; index += 1)
+        pthread_join(workers[index].thread, NULL);
     const uint64_t cpu_after = process_cpu_nanoseconds(options.server_process);
-    for (unsigned index = 0; index < worker_count; index += 1) worker_check(&workers[index]);
+    for (unsigned index = 0; index < worker_count; index += 1)
+        worker_check(&workers[index]);
     sum_workers(workers, options.connection_count, &totals[0]);
-    sum_workers(workers + options.connection_count, options.background_connection_count, &totals[1]);
+    sum_workers(workers + options.connection_count, options.background_connection_count,
+                &totals[1]);
     const double cpu_seconds = (double)(cpu_after - cpu_before) / 1e9;
     print_row(&options, &totals[0], &totals[1], options.server_process > 0 ? cpu_seconds : 0);
     return 0;

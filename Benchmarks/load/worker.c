@@ -18,7 +18,9 @@ static void expect_ok(const struct worker *worker, enum outcome outcome) {
     if (outcome == OUTCOME_OK) return;
     fail("%s: operation %llu answered %s: %s", worker->driver->name,
          (unsigned long long)worker->operation_count,
-         outcome == OUTCOME_ABSENT ? "absent" : outcome == OUTCOME_BUSY ? "busy" : "a fault",
+         outcome == OUTCOME_ABSENT ? "absent"
+         : outcome == OUTCOME_BUSY ? "busy"
+                                   : "a fault",
          worker->driver->fault(worker->connection));
 }
 
@@ -39,7 +41,8 @@ static enum outcome get_and_check(struct worker *worker, uint64_t *elapsed_nanos
     return outcome;
 }
 
-// Copies the value, or leaves it in place, and reads its ends: the value has been reached, not only named.
+// Copies the value, or leaves it in place, and reads its ends: the value has been reached, not only
+// named.
 static void use_place(struct worker *worker, const uint8_t *place, const struct value_key *key) {
     if (worker->operation != OPERATION_LEASE) {
         memcpy(worker->buffer, place, worker->keys.value_byte_count);
@@ -57,9 +60,8 @@ static enum outcome lease_and_check(struct worker *worker, uint64_t *elapsed_nan
         keys[index] = key_set_key(&worker->keys, (first_number + index) % worker->keys.key_count);
     }
     const uint64_t start = clock_nanoseconds();
-    const enum outcome outcome =
-        worker->driver->lease(worker->connection, keys, worker->batch_key_count,
-                              worker->keys.value_byte_count, places);
+    const enum outcome outcome = worker->driver->lease(
+        worker->connection, keys, worker->batch_key_count, worker->keys.value_byte_count, places);
     if (outcome != OUTCOME_OK) return outcome;
     for (unsigned index = 0; index < worker->batch_key_count; index += 1) {
         use_place(worker, places[index], &keys[index]);
@@ -108,8 +110,7 @@ static enum outcome operate(struct worker *worker, uint64_t *elapsed_nanoseconds
         *elapsed_nanoseconds = clock_nanoseconds() - start;
         return outcome;
     }
-    case OPERATION_PUT:
-        return put_next(worker, elapsed_nanoseconds, source);
+    case OPERATION_PUT: return put_next(worker, elapsed_nanoseconds, source);
     case OPERATION_GET:
         return get_and_check(worker, elapsed_nanoseconds,
                              next_random(random_state) % worker->keys.key_count);
@@ -152,9 +153,9 @@ static void collect_places(struct worker *worker) {
     if (worker->places == NULL) fail("out of memory");
     for (uint64_t number = 0; number < worker->keys.key_count; number += 1) {
         const struct value_key key = key_set_key(&worker->keys, number);
-        expect_ok(worker, worker->driver->lease(worker->connection, &key, 1,
-                                                worker->keys.value_byte_count,
-                                                &worker->places[number]));
+        expect_ok(worker,
+                  worker->driver->lease(worker->connection, &key, 1, worker->keys.value_byte_count,
+                                        &worker->places[number]));
     }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One measured connection: a thread that asks, waits and times, until its deadline or its last operation.
+// One measured connection: a thread that asks, waits and times, until its deadline or its last
+// operation.
 #ifndef WORKER_H
 #define WORKER_H
 
@@ -10,10 +11,10 @@
 #include "keys.h"
 
 enum operation {
-    OPERATION_PING,        // an empty round trip
-    OPERATION_GET,         // through the socket into a reused buffer
-    OPERATION_PUT,         // from one buffer; fresh keys where values are immutable
-    OPERATION_LEASE,       // the places of a batch of values in shared memory; their ends are read there
+    OPERATION_PING,   // an empty round trip
+    OPERATION_GET,    // through the socket into a reused buffer
+    OPERATION_PUT,    // from one buffer; fresh keys where values are immutable
+    OPERATION_LEASE,  // the places of a batch of values in shared memory; their ends are read there
     OPERATION_LEASE_COPY,  // as above, and the values are copied into a reused buffer
     OPERATION_MEMCPY,      // the copies alone, from the same places, without asking
 };
@@ -41,7 +42,8 @@ struct worker {
     const uint8_t **places;  // of every key, for OPERATION_MEMCPY
 };
 
-// Allocates what the loop needs, collects places, starts the thread. The thread begins at the barrier.
+// Allocates what the loop needs, collects places, starts the thread. The thread begins at the
+// barrier.
 void worker_start(struct worker *worker);
 // For an ended thread: after PUT, reads the last value back and compares it.
 void worker_check(struct worker *worker);

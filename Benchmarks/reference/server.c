@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The reference: one blocking thread per connection, plain send and recv between the socket and an arena that
-// is larger than the last cache. It shows what the machine's sockets allow, with no store behind them.
+// The reference: one blocking thread per connection, plain send and recv between the socket and an
+// arena that is larger than the last cache. It shows what the machine's sockets allow, with no
+// store behind them.
 #include "bench.h"
 #include "wire.h"
 
@@ -31,13 +32,13 @@ static bool request_fits(const struct reference_request *request) {
 }
 
 static bool answer(int socket, const struct reference_request *request) {
-    struct reference_reply reply = {.status = REFERENCE_OK, .value_bytes = request->value_bytes,
+    struct reference_reply reply = {.status = REFERENCE_OK,
+                                    .value_bytes = request->value_bytes,
                                     .arena_offset = request->arena_offset};
     uint8_t *place = arena.bytes + request->arena_offset;
     switch (request->operation) {
     case REFERENCE_PING:
-    case REFERENCE_LEASE:
-        return send_exactly(socket, &reply, sizeof reply);
+    case REFERENCE_LEASE: return send_exactly(socket, &reply, sizeof reply);
     case REFERENCE_GET: {
         struct iovec pieces[2] = {{&reply, sizeof reply}, {place, request->value_bytes}};
         return send_pieces(socket, pieces, 2);
@@ -47,8 +48,7 @@ static bool answer(int socket, const struct reference_request *request) {
                send_exactly(socket, &reply, sizeof reply);
     case REFERENCE_ARENA:
         return send_with_descriptor(socket, &reply, sizeof reply, arena.descriptor);
-    default:
-        return false;
+    default: return false;
     }
 }
 
@@ -116,11 +116,13 @@ int main(int argument_count, char **arguments) {
         case 'u': local.unix_path = optarg; break;
         case 'm': memory_mebibytes = strtoul(optarg, NULL, 10); break;
         case 'l': lifetime_seconds = (unsigned)strtoul(optarg, NULL, 10); break;
-        default: fail("usage: reference-server [--port N] [--unix-socket PATH] [--memory-mebibytes N]"
-                      " [--lifetime-seconds N]");
+        default:
+            fail("usage: reference-server [--port N] [--unix-socket PATH] [--memory-mebibytes N]"
+                 " [--lifetime-seconds N]");
         }
     }
-    if (memory_mebibytes == 0 || memory_mebibytes > 65536) fail("--memory-mebibytes takes 1 to 65536");
+    if (memory_mebibytes == 0 || memory_mebibytes > 65536)
+        fail("--memory-mebibytes takes 1 to 65536");
     if (internet.port == 0 && local.unix_path == NULL) fail("give --port, --unix-socket or both");
     signal(SIGPIPE, SIG_IGN);
     (void)prctl(PR_SET_PDEATHSIG, SIGTERM);
@@ -130,5 +132,6 @@ int main(int argument_count, char **arguments) {
     if (local.unix_path != NULL) start_listener(&local);
     printf("ready, arena of %zu MiB, %s\n", memory_mebibytes, arena.backing);
     fflush(stdout);
-    for (;;) pause();
+    for (;;)
+        pause();
 }

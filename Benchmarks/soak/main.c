@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The soak client: holds many idle connections while random puts, gets and deletes run on a few others, checks
-// every byte that comes back, and watches the server's resident memory. The work is bounded by a count.
+// The soak client: holds many idle connections while random puts, gets and deletes run on a few
+// others, checks every byte that comes back, and watches the server's resident memory. The work is
+// bounded by a count.
 #include <errno.h>
 #include <getopt.h>
 #include <pthread.h>
@@ -20,7 +21,7 @@
 enum {
     IDLE_CONNECTION_COUNT_MAX = 100000,
     ACTIVE_CONNECTION_COUNT_MAX = 64,
-    REMEMBERED_KEY_COUNT = 4096,   // what one active connection reads back or deletes
+    REMEMBERED_KEY_COUNT = 4096,  // what one active connection reads back or deletes
     CONNECTIONS_PER_ADDRESS = 5000,
     SAMPLE_PAUSE_NANOSECONDS = 50000000,
     DESCRIPTORS_BESIDE_IDLE = 256,
@@ -45,7 +46,10 @@ struct counts {
     uint64_t puts, puts_busy, gets, gets_absent, deletes, put_byte_count, get_byte_count;
 };
 
-struct remembered { uint64_t number; size_t byte_count; };
+struct remembered {
+    uint64_t number;
+    size_t byte_count;
+};
 
 struct active {
     const struct options *options;
@@ -72,7 +76,8 @@ static uint64_t next_random(struct active *active) {
 static size_t random_byte_count(struct active *active) {
     const size_t highest = active->options->value_byte_count_max;
     unsigned octave_count = 0;
-    while (octave_count < 63 && ((size_t)2 << octave_count) <= highest) octave_count += 1;
+    while (octave_count < 63 && ((size_t)2 << octave_count) <= highest)
+        octave_count += 1;
     const size_t low = (size_t)1 << (next_random(active) % (octave_count + 1));
     const size_t byte_count = low + next_random(active) % low;
     return byte_count < highest ? byte_count : highest;
@@ -89,8 +94,7 @@ static void put_random(struct active *active) {
     pattern_fill(active->buffer, new.byte_count, value_seed(&key));
     const struct value_source source = {active->buffer, new.byte_count,
                                         checksum_xxh3(active->buffer, new.byte_count)};
-    const enum outcome outcome =
-        active->options->driver->put(active->connection, &key, &source);
+    const enum outcome outcome = active->options->driver->put(active->connection, &key, &source);
     if (outcome == OUTCOME_BUSY) {
         active->counts.puts_busy += 1;
         return;
@@ -99,8 +103,10 @@ static void put_random(struct active *active) {
     active->counts.puts += 1;
     active->counts.put_byte_count += new.byte_count;
     size_t slot = active->remembered_count;
-    if (slot < REMEMBERED_KEY_COUNT) active->remembered_count += 1;
-    else slot = next_random(active) % REMEMBERED_KEY_COUNT;
+    if (slot < REMEMBERED_KEY_COUNT)
+        active->remembered_count += 1;
+    else
+        slot = next_random(active) % REMEMBERED_KEY_COUNT;
     active->remembered[slot] = new;
 }
 
@@ -108,8 +114,8 @@ static void get_random(struct active *active) {
     const struct remembered old =
         active->remembered[next_random(active) % active->remembered_count];
     const struct value_key key = key_set_key(&active->keys, old.number);
-    const enum outcome outcome = active->options->driver->get(active->connection, &key,
-                                                              active->buffer, old.byte_count);
+    const enum outcome outcome =
+        active->options->driver->get(active->connection, &key, active->buffer, old.byte_count);
     active->counts.gets += 1;
     if (outcome == OUTCOME_ABSENT) {
         active->counts.gets_absent += 1;
@@ -136,9 +142,12 @@ static void *run(void *argument) {
     struct active *active = argument;
     for (uint64_t done = 0; done < active->operation_count; done += 1) {
         const unsigned choice = (unsigned)(next_random(active) % 100);
-        if (choice < 50 || active->remembered_count == 0) put_random(active);
-        else if (choice < 90 || active->options->driver->delete == NULL) get_random(active);
-        else delete_random(active);
+        if (choice < 50 || active->remembered_count == 0)
+            put_random(active);
+        else if (choice < 90 || active->options->driver->delete == NULL)
+            get_random(active);
+        else
+            delete_random(active);
     }
     atomic_fetch_sub(&running_count, 1);
     return NULL;
@@ -184,7 +193,7 @@ static void start_active(struct active *active, const struct options *options, u
     active->operation_count = options->operation_count / options->connection_count;
     active->random_state = mix64(options->seed + index);
     active->keys.salt = mix64(clock_nanoseconds() + index);
-    active->keys.key_count = 64;  // places, for the reference alone
+    active->keys.key_count = 1;  // places in the reference's arena, which has no part here
     active->keys.value_byte_count = options->value_byte_count_max;
     active->buffer = memory_allocate(options->value_byte_count_max);
     if (pthread_create(&active->thread, NULL, run, active) != 0) fail("cannot start a thread");
@@ -218,26 +227,28 @@ static void take_option(struct options *options, char letter, const char *text) 
 }
 
 static struct options parse_options(int argument_count, char **arguments) {
-    static const struct option long_options[] = {
-        {"system", required_argument, NULL, 's'},
-        {"unix-socket", required_argument, NULL, 'u'},
-        {"port", required_argument, NULL, 'p'},
-        {"idle-connections", required_argument, NULL, 'i'},
-        {"connections", required_argument, NULL, 'c'},
-        {"operations", required_argument, NULL, 'o'},
-        {"value-bytes-max", required_argument, NULL, 'v'},
-        {"memory-mebibytes", required_argument, NULL, 'm'},
-        {"server-pid", required_argument, NULL, 'P'},
-        {"seed", required_argument, NULL, 'S'},
-        {NULL, 0, NULL, 0}};
-    struct options options = {.driver = &kvstore_driver, .endpoint = {.address = "127.0.0.1"},
-                              .connection_count = 4, .operation_count = 10000,
+    static const struct option long_options[] = {{"system", required_argument, NULL, 's'},
+                                                 {"unix-socket", required_argument, NULL, 'u'},
+                                                 {"port", required_argument, NULL, 'p'},
+                                                 {"idle-connections", required_argument, NULL, 'i'},
+                                                 {"connections", required_argument, NULL, 'c'},
+                                                 {"operations", required_argument, NULL, 'o'},
+                                                 {"value-bytes-max", required_argument, NULL, 'v'},
+                                                 {"memory-mebibytes", required_argument, NULL, 'm'},
+                                                 {"server-pid", required_argument, NULL, 'P'},
+                                                 {"seed", required_argument, NULL, 'S'},
+                                                 {NULL, 0, NULL, 0}};
+    struct options options = {.driver = &kvstore_driver,
+                              .endpoint = {.address = "127.0.0.1"},
+                              .connection_count = 4,
+                              .operation_count = 10000,
                               .value_byte_count_max = (size_t)4 << 20,
                               .budget_byte_count = (uint64_t)1 << 30};
     int option;
     while ((option = getopt_long(argument_count, arguments, "", long_options, NULL)) != -1) {
         take_option(&options, (char)option, optarg);
     }
+    if (options.driver == &reference_driver) fail("the reference keeps no keys: it is no store");
     if (options.server_process <= 0) fail("--server-pid is missing");
     if (options.idle_connection_count > IDLE_CONNECTION_COUNT_MAX ||
         options.connection_count == 0 || options.connection_count > ACTIVE_CONNECTION_COUNT_MAX ||
