@@ -51,6 +51,8 @@ def parse_arguments():
                         help="SCHED_FIFO for servers and client: where permitted, must, never")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="order and key choice")
     parser.add_argument("--kvstored", help="path of the daemon (the release build of this tree)")
+    parser.add_argument("--kvstored-arguments", default="", metavar="'ARGUMENTS'",
+                        help="further arguments of the daemon, e.g. '--io-shards 1'")
     parser.add_argument("--require-kvstored", action="store_true",
                         help="fail when there is no daemon; without it kvstore is left out")
     parser.add_argument("--json", type=Path, help="write all rows to this file")
@@ -93,7 +95,8 @@ class Run:
             if program is None:
                 raise HarnessError(f"{system} is not installed; dev/bench installs what is needed")
             self.servers[system] = Server(
-                system, program, self.folder, self.memory_mebibytes(system), self.prefix)
+                system, program, self.folder, self.memory_mebibytes(system), self.prefix,
+                self.arguments.kvstored_arguments.split() if system == "kvstore" else ())
         for server in self.servers.values():
             server.wait_until_ready()
         if not self.servers:

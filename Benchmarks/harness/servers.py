@@ -37,9 +37,11 @@ def kvstored_command(program, server):
     # The one place that knows the daemon's command line.
     return [
         program,
-        "--unix-socket", server.unix_socket,
-        "--tcp", f"127.0.0.1:{server.port}",
-        "--memory", f"{server.memory_mebibytes}MiB",
+        "--listen-unix-socket", server.unix_socket,
+        "--listen-tcp", f"127.0.0.1:{server.port}",
+        "--memory-budget", f"{server.memory_mebibytes}MiB",
+        "--memory-prefault", "true",
+        *server.more_arguments,
     ]
 
 
@@ -108,11 +110,17 @@ def end_with_parent():
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
+def clean_environment():
+    """The environment without kvstored's own variables, which would change what is measured."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("KVSTORED_")}
+
+
 class Server:
     """One started server: its process, port, socket and log."""
 
-    def __init__(self, system, program, folder, memory_mebibytes, prefix):
+    def __init__(self, system, program, folder, memory_mebibytes, prefix, more_arguments=()):
         self.system = system
+        self.more_arguments = more_arguments
         self.folder = str(folder)
         self.memory_mebibytes = memory_mebibytes
         self.port = free_port()
@@ -122,7 +130,7 @@ class Server:
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                preexec_fn=end_with_parent)
+                env=clean_environment(), preexec_fn=end_with_parent)
 
     @property
     def has_unix_socket(self):
