@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Glibc
+internal import KVCore
+
+/// The disk of one host: files by path, which outlive the processes. Confined to the scheduler's
+/// thread.
+///
+/// What was written and not synchronized may be lost at a crash, each write on its own, or torn at
+/// any of its sectors, in any order. Names are durable at once.
+package final class SimulatedDisk {
+    package var faults: DiskFaults
+    let scheduler: SimulatedScheduler
+    var random: SeededRandom
+    private var files: [SimulatedBlocks] = []
+    var pageCount = 0
+
+    init(scheduler: SimulatedScheduler, faults: DiskFaults) {
+        self.scheduler = scheduler
+        self.faults = faults
+        random = scheduler.forkRandom()
+    }
+
+    func open(_ path: String, _ mode: FileMode) throws(IOFault) -> SimulatedBlocks {
+        if let blocks = files.first(where: { $0.path == path }) { return blocks }
+        guard mode != .readOnly else { throw .system(ENOENT) }
+        let blocks = SimulatedBlocks(path: path, disk: self)
+        files.append(blocks)
+        return blocks
+    }
+
+    /// Flips one stored bit, as time does to flash.
+    package func rot(_ path: String, bit: UInt64) {
+        files.first { $0.path == path }?.flip(bit: bit)
+    }
+
+    /// Bytes of the file, nil when there is none.
+    package func byteCount(of path: String) -> UInt64? {
+        files.first { $0.path == path }?.byteCount
+    }
+
+    /// Before the calls under way are cancelled: each may have reached the disk in part.
+    func keepWritesUnderWay() {
+        for blocks in files { blocks.landWritesUnderWay() }
+    }
+
+    func crash() {
+        for blocks in files { blocks.crash() }
+    }
+
+    /// How long a transfer of `byteCount` takes.
+    func delay(byteCount: Int) -> UInt64 {
+        1 + random.below(UInt64(faults.latencyMicrosecondsMax) * 1_000)
+            + UInt64(byteCount) * 1_000_000_000 / UInt64(faults.bytesPerSecond)
+    }
+}
+
+/// The content of one simulated file: durable pages, and the writes since, in order.
+final class SimulatedBlocks {
+    /// A write that the kernel has, and the platter may not have.
+    private struct Write {
+        let offset: UInt64
+        let bytes: OwnedBytes
+        let number: UInt64
+        /// A failed synchronization dropped it: later ones do not save it (as Linux does).
+        var isDoomed = false
+    }
+
+    /// A call to `write` that has not returned.
+    final class WriteUnderWay {
+        let offset: UInt64
+        let source: PinnedBytes
+
+        init(offset: UInt64, source: PinnedBytes) {
+            self.offset = offset
+            self.source = source
+        }
+    }
+
+    static let pageByteCount = 4_096
+
+    let path: String
+    private unowned let disk: SimulatedDisk
+    private var pages: [UInt64: OwnedBytes] = [:]
+    private var durableByteCount: UInt64 = 0
+    private var unsynchronized: [Write] = []
+    private var writesUnderWay: [WriteUnderWay] = []
+    private(set) var writeNumber: UInt64 = 0
+
+    init(path: String, disk: SimulatedDisk) {
+        self.path = path
+        self.disk = disk
+    }
+
+    var byteCount: UInt64 {
+        unsynchronized.reduce(durableByteCount) { max($0, $1.offset + UInt64($1.bytes.bytes.count)) }
+    }
+
+    /// Whether `byteCount` more bytes at `offset` fit the disk; counts the new pages.
+    func reserve(offset: UInt64, byteCount: Int) -> Bool {
+        let first = offset / UInt64(Self.pageByteCount)
+        let last = (offset + UInt64(max(byteCount, 1)) - 1) / UInt64(Self.pageByteCount)
+        let missing = (first...last).filter { pages[$0] == nil }
+        guard disk.pageCount + missing.count <= disk.faults.pageCountMax else { return false }
+        for page in missing { _ = makePage(page) }
+        return true
+    }
+
+    private func makePage(_ page: UInt64) -> OwnedBytes {
+        if let bytes = pages[page] { return bytes }
+        let bytes = OwnedBytes(count: Self.pageByteCount)
+        pages[page] = bytes
+        disk.pageCount += 1
+        return bytes
+    }
+
+    func begin(_ write: WriteUnderWay) {
+        writesUnderWay.append(write)
+    }
+
+    /// Takes a write out again; what it had written stays out of the file.
+    func forget(_ write: WriteUnderWay) {
+        writesUnderWay.removeAll { $0 === write }
+    }
+
+    /// The write's bytes, as they are now, become what reads see.
+    func land(_ write: WriteUnderWay) {
+        let copy = OwnedBytes(count: write.source.count)
+        copy.bytes.copy(from: write.source)
+        writeNumber += 1
+        unsynchronized.append(Write(offset: write.offset, bytes: copy, number: writeNumber))
+    }
+
+    func landWritesUnderWay() {
+        for write in writesUnderWay { land(write) }
+        writesUnderWay.removeAll()
+    }
+
+    func read(into buffer: PinnedBytes, at offset: UInt64) {
+        readDurable(into: buffer, at: offset)
+        let end = offset + UInt64(buffer.count)
+        for write in unsynchronized {
+            let start = max(offset, write.offset)
+            let stop = min(end, write.offset + UInt64(write.bytes.bytes.count))
+            guard start < stop else { continue }
+            buffer.dropFirst(Int(start - offset)).copy(
+                from: write.bytes.bytes.slice(
+                    offset: Int(start - write.offset), count: Int(stop - start)))
+        }
+    }
+
+    /// All writes up to `number` are on the platter.
+    func makeDurable(upTo number: UInt64) {
+        for write in unsynchronized where write.number <= number && !write.isDoomed {
+            writeDurable(write.bytes.bytes, at: write.offset)
+        }
+        unsynchronized.removeAll { $0.number <= number && !$0.isDoomed }
+    }
+
+    /// A synchronization failed: the kernel forgets that these pages were dirty.
+    func doom(upTo number: UInt64) {
+        for index in unsynchronized.indices where unsynchronized[index].number <= number {
+            unsynchronized[index].isDoomed = true
+        }
+    }
+
+    /// Loses, tears or keeps each write since the last synchronization, in any order.
+    func crash() {
+        var writes = unsynchronized
+        unsynchronized.removeAll()
+        disk.random.shuffle(&writes)
+        for write in writes {
+            switch disk.random.below(3) {
+            case 0: break
+            case 1: writeDurable(write.bytes.bytes, at: write.offset)
+            default: tear(write)
+            }
+        }
+    }
+
+    private func tear(_ write: Write) {
+        let sectorByteCount = disk.random.below(2) == 0 ? 512 : 4_096
+        let bytes = write.bytes.bytes
+        var start = 0
+        while start < bytes.count {
+            // Sectors lie at multiples in the file, not in the write.
+            let inSector = Int((write.offset + UInt64(start)) % UInt64(sectorByteCount))
+            let count = min(sectorByteCount - inSector, bytes.count - start)
+            if disk.random.below(2) == 0 {
+                writeDurable(
+                    bytes.slice(offset: start, count: count), at: write.offset + UInt64(start))
+            }
+            start += count
+        }
+    }
+
+    func flip(bit: UInt64) {
+        let offset = bit / 8
+        // The page's bytes are final on the platter only; a rotten unsynchronized write is a
+        // different fault (memory), which the disk does not model.
+        guard let page = pages[offset / UInt64(Self.pageByteCount)] else { return }
+        page.bytes.withMutableBytes { bytes in
+            let place = Int(offset % UInt64(Self.pageByteCount))
+            bytes.flip(bit: UInt8(1) << UInt8(bit % 8), at: place)
+        }
+    }
+
+    private func readDurable(into buffer: PinnedBytes, at offset: UInt64) {
+        forEachPage(offset: offset, byteCount: buffer.count) { page, inPage, range in
+            let target = buffer.slice(offset: range.lowerBound, count: range.count)
+            guard let bytes = pages[page]?.bytes else {
+                target.copy(from: OwnedBytes(count: range.count).bytes)
+                return
+            }
+            target.copy(from: bytes.slice(offset: inPage, count: range.count))
+        }
+    }
+
+    private func writeDurable(_ source: PinnedBytes, at offset: UInt64) {
+        forEachPage(offset: offset, byteCount: source.count) { page, inPage, range in
+            let bytes = makePage(page)
+            bytes.bytes.dropFirst(inPage).copy(
+                from: source.slice(offset: range.lowerBound, count: range.count))
+        }
+        durableByteCount = max(durableByteCount, offset + UInt64(source.count))
+    }
+
+    private func forEachPage(
+        offset: UInt64, byteCount: Int,
+        _ body: (_ page: UInt64, _ inPage: Int, _ range: Range<Int>) -> Void
+    ) {
+        var done = 0
+        while done < byteCount {
+            let position = offset + UInt64(done)
+            let inPage = Int(position % UInt64(Self.pageByteCount))
+            let count = min(Self.pageByteCount - inPage, byteCount - done)
+            body(position / UInt64(Self.pageByteCount), inPage, done..<done + count)
+            done += count
+        }
+    }
+}
+
+extension MutableRawSpan {
+    /// Flips the bits of `mask` in the byte at `offset`.
+    mutating func flip(bit mask: UInt8, at offset: Int) {
+        // SAFETY: a byte has no alignment and no invalid values; the offset is checked by the span.
+        let byte = unsafe unsafeLoad(fromByteOffset: offset, as: UInt8.self)
+        storeBytes(of: byte ^ mask, toByteOffset: offset, as: UInt8.self)
+    }
+}

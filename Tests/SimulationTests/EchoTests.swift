@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import KVCore
+import SimulationKit
+import Testing
+
+@Suite struct `A simulated network` {
+    @Test func `echoes every message when nothing goes wrong`() throws {
+        let world = EchoWorld(seed: 1, faults: NetworkFaults())
+        _ = try world.run()
+        #expect(world.goodCount + world.faultCount == 36)
+        // Client 1 and 2 are partitioned for up to one second, less than their deadline.
+        #expect(world.faultCount == 0)
+    }
+
+    @Test(arguments: Seeds.fixed)
+    func `echoes whole messages or fails in time under faults`(seed: UInt64) throws {
+        _ = try EchoWorld(seed: seed, faults: NetworkFaults(seed: seed)).run()
+    }
+
+    @Test(arguments: Seeds.fresh(10))
+    func `does so under fresh seeds`(seed: UInt64) throws {
+        _ = try EchoWorld(seed: seed, faults: NetworkFaults(seed: seed)).run()
+    }
+
+    @Test func `drops connections under the plan`() throws {
+        var faults = NetworkFaults()
+        faults.dropPermille = 1_000
+        let world = EchoWorld(seed: 3, faults: faults)
+        _ = try world.run()
+        #expect(world.world.network.dropCount > 0)
+        #expect(world.faultCount > 0)
+        #expect(world.goodCount > 0)
+    }
+
+    @Test func `refuses connections that nobody listens for`() throws {
+        let world = SimulatedWorld(seed: 1)
+        let reactor = world.makeReactor(on: "client")
+        let outcome = Box<IOFault?>(nil)
+        reactor.start {
+            do throws(IOFault) {
+                _ = try await reactor.connect(
+                    to: .tcp(host: "nobody", port: 1), deadline: .distantFuture)
+            } catch {
+                outcome.value = error
+            }
+        }
+        try world.scheduler.runUntilQuiescent()
+        #expect(outcome.value == .system(111))
+        try world.end()
+    }
+
+    @Test func `makes a sender wait for a receiver that does not read, until its deadline`() throws {
+        let world = SimulatedWorld(seed: 1)
+        let server = world.makeReactor(on: "server")
+        let client = world.makeReactor(on: "client")
+        let address = StreamAddress.tcp(host: "server", port: 1)
+        let outcome = Box<IOFault?>(nil)
+        server.start {
+            do throws(IOFault) {
+                let stream = server.adopt(try await server.listen(on: address).accept())
+                try await server.sleep(until: .distantFuture)
+                stream.close()
+            } catch {
+                // Stopped by the test.
+            }
+        }
+        client.start {
+            let bytes = OwnedBytes(count: 1 << 20)
+            do throws(IOFault) {
+                let stream = try await client.connect(to: address, deadline: .distantFuture)
+                try await stream.send(
+                    bytes.bytes, deadline: client.now().adding(milliseconds: 100))
+                stream.close()
+            } catch {
+                outcome.value = error
+            }
+        }
+        try world.scheduler.run { client.isIdle }
+        #expect(outcome.value == .deadlineExceeded)
+        try world.end()
+    }
+
+    @Test func `keeps a stream whole after a receive that timed out without a byte`() throws {
+        let world = SimulatedWorld(seed: 1)
+        let server = world.makeReactor(on: "server")
+        let client = world.makeReactor(on: "client")
+        let address = StreamAddress.tcp(host: "server", port: 1)
+        let outcomes = Box<[String]>([])
+        server.start {
+            do throws(IOFault) {
+                let stream = server.adopt(try await server.listen(on: address).accept())
+                try await server.sleep(until: server.now().adding(milliseconds: 50))
+                try await stream.send(OwnedBytes(count: 3).bytes, deadline: .distantFuture)
+                stream.close()
+            } catch {
+                outcomes.value.append("server: \(error)")
+            }
+        }
+        client.start {
+            let buffer = OwnedBytes(count: 8)
+            for deadline in [10, 1_000, 1_000, 1_000] {
+                outcomes.value.append("receive \(deadline)")
+            }
+            outcomes.value.removeAll()
+            do throws(IOFault) {
+                let stream = try await client.connect(to: address, deadline: .distantFuture)
+                for (minimum, milliseconds) in [(1, 10), (3, 1_000), (1, 1_000)] {
+                    do throws(IOFault) {
+                        let count = try await stream.receive(
+                            into: buffer.bytes, minimum: minimum,
+                            deadline: client.now().adding(milliseconds: UInt64(milliseconds)))
+                        outcomes.value.append("\(count)")
+                    } catch {
+                        outcomes.value.append("\(error)")
+                    }
+                }
+                stream.close()
+            } catch {
+                outcomes.value.append("client: \(error)")
+            }
+        }
+        try world.scheduler.runUntilQuiescent()
+        #expect(outcomes.value == ["deadlineExceeded", "3", "closed"])
+        try world.end()
+    }
+}
+
+/// A value that a simulated task leaves for its test.
+final class Box<Value>: @unchecked Sendable {
+    // SAFETY: a simulation and its test share one thread.
+    var value: Value
+
+    init(_ value: Value) {
+        self.value = value
+    }
+}
