@@ -78,6 +78,8 @@ final class SimulatedBlocks {
     }
 
     static let pageByteCount = 4_096
+    /// What a page that was never written reads as.
+    private static let zeros = OwnedBytes(count: pageByteCount)
 
     let path: String
     private unowned let disk: SimulatedDisk
@@ -209,7 +211,7 @@ final class SimulatedBlocks {
         forEachPage(offset: offset, byteCount: buffer.count) { page, inPage, range in
             let target = buffer.slice(offset: range.lowerBound, count: range.count)
             guard let bytes = pages[page]?.bytes else {
-                target.copy(from: OwnedBytes(count: range.count).bytes)
+                target.copy(from: Self.zeros.bytes.prefix(range.count))
                 return
             }
             target.copy(from: bytes.slice(offset: inPage, count: range.count))

@@ -44,6 +44,7 @@ actor EchoServer {
     private func serveConnection(_ connection: SimulatedConnection) async {
         let stream = reactor.adopt(connection)
         let buffer = OwnedBytes(count: 8 << 10)
+        defer { withExtendedLifetime(buffer) {} }
         do throws(IOFault) {
             while true {
                 let count = try await stream.receive(
@@ -127,12 +128,13 @@ actor EchoClient {
         }
         if let sendFault = await isSent.value { throw sendFault }
         if let fault { throw fault }
-        return sent.bytes.equals(received.bytes)
+        return sent.equals(received)
     }
 
     private func send(
         _ stream: SimulatedStream, _ bytes: OwnedBytes, _ deadline: Instant
     ) async -> IOFault? {
+        defer { withExtendedLifetime(bytes) {} }
         let half = bytes.bytes.count / 2
         do throws(IOFault) {
             try await stream.send(
@@ -142,6 +144,13 @@ actor EchoClient {
             return error
         }
     }
+}
+
+extension OwnedBytes {
+    /// A copy of the bytes.
+    var array: [UInt8] { withExtendedLifetime(self) { bytes.array } }
+
+    func equals(_ other: OwnedBytes) -> Bool { array == other.array }
 }
 
 extension PinnedBytes {
@@ -155,11 +164,6 @@ extension PinnedBytes {
                     as: UInt8.self)
             }
         }
-    }
-
-    func equals(_ other: PinnedBytes) -> Bool {
-        guard count == other.count else { return false }
-        return array == other.array
     }
 
     /// A copy of the bytes.
