@@ -25,6 +25,7 @@ struct options {
     unsigned background_connection_count;
     double seconds;
     uint64_t operation_count_max;
+    uint64_t pace_microseconds;
     size_t key_set_mebibytes;
     uint64_t key_count_max;
     pid_t server_process;
@@ -80,6 +81,8 @@ static void take_option(struct options *options, const char *name, const char *t
         options->key_set_mebibytes = number(text, name, 1, 65536);
     else if (strcmp(name, "keys-max") == 0)
         options->key_count_max = number(text, name, 1, 1 << 24);
+    else if (strcmp(name, "pace-microseconds") == 0)
+        options->pace_microseconds = number(text, name, 0, 1000000);
     else if (strcmp(name, "server-pid") == 0)
         options->server_process = (pid_t)number(text, name, 1, INT32_MAX);
     else
@@ -100,6 +103,7 @@ static struct options parse_options(int argument_count, char **arguments) {
                                         "operations-max",
                                         "key-set-mebibytes",
                                         "keys-max",
+                                        "pace-microseconds",
                                         "server-pid",
                                         "seed"};
     enum { NAME_COUNT = sizeof names / sizeof names[0] };
@@ -262,6 +266,7 @@ int main(int argument_count, char **arguments) {
         struct worker *worker = &workers[index];
         const bool is_front = index < options.connection_count;
         prepare_worker(worker, &options, index, is_front ? &front_keys : &background_keys);
+        if (is_front) worker->pace_nanoseconds = options.pace_microseconds * 1000;
         if (!is_front) worker->operation_count_max = UINT64_MAX;
         worker->barrier = &barrier;
         worker_start(worker);

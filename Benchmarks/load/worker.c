@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "checksum.h"
 
@@ -125,6 +126,17 @@ static enum outcome operate(struct worker *worker, uint64_t *elapsed_nanoseconds
     fail("unknown operation");
 }
 
+// Sleeps until the next operation is due; returns the time. A late worker does not catch up.
+static uint64_t wait_for_pace(const struct worker *worker, uint64_t last_start_nanoseconds) {
+    const uint64_t due = last_start_nanoseconds + worker->pace_nanoseconds;
+    const struct timespec until = {.tv_sec = (time_t)(due / 1000000000u),
+                                   .tv_nsec = (long)(due % 1000000000u)};
+    if (worker->pace_nanoseconds > 0) {
+        (void)clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+    }
+    return clock_nanoseconds();
+}
+
 static void *run(void *argument) {
     struct worker *worker = argument;
     uint64_t random_state = mix64(worker->random_seed);
@@ -141,7 +153,7 @@ static void *run(void *argument) {
         expect_ok(worker, operate(worker, &elapsed_nanoseconds, &random_state, &source));
         histogram_add(&worker->histogram, elapsed_nanoseconds);
         worker->operation_count += 1;
-        now = clock_nanoseconds();
+        now = wait_for_pace(worker, now);
     }
     worker->end_nanoseconds = now;
     return NULL;

@@ -31,6 +31,7 @@ struct worker {
     unsigned batch_key_count;  // for the operations on shared memory, else 1
     uint64_t duration_nanoseconds;
     uint64_t operation_count_max;
+    uint64_t pace_nanoseconds;  // from one operation's start to the next one's; 0: at once
     pthread_barrier_t *barrier;
     // Set by the worker.
     pthread_t thread;
