@@ -8,6 +8,8 @@ package enum Limits {
     package static let batchKeyCountMax = 1_024
     /// One chunk. The largest real chunk seen is 80 MB (70B models, 256 tokens, fp16).
     package static let chunkByteCountMax = 256 << 20
+    /// Requests of one connection that a client may have sent without an answer.
+    package static let requestCountInFlightMax = 64
     /// Leases and reservations that one connection may hold at once.
     package static let leaseCountPerConnectionMax = 4_096
     /// Leases that a node grants at once, over all connections.

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+package import KVCore
+
+/// The remaining time to live of a chunk that never ends.
+package let timeToLiveForever = UInt64.max
+
+/// The body of PUT, and of RESERVE. A value.
+package struct PutRequest: Hashable, Sendable {
+    package static let byteCount = 72
+    /// What follows a chunk in a PUT's payload.
+    package static let checksumByteCount = 8
+
+    package var key: ChunkKey
+    package var layout: LayoutID
+    package var chunkByteCount: Int
+    /// Milliseconds; 0: for ever.
+    package var timeToLiveMilliseconds: UInt32
+
+    package init(
+        key: ChunkKey, layout: LayoutID = .opaque, chunkByteCount: Int,
+        timeToLiveMilliseconds: UInt32 = 0
+    ) {
+        self.key = key
+        self.layout = layout
+        self.chunkByteCount = chunkByteCount
+        self.timeToLiveMilliseconds = timeToLiveMilliseconds
+    }
+
+    package func encode(_ writer: inout FieldWriter) {
+        writer.append(key)
+        writer.append(layout)
+        writer.append(UInt64(chunkByteCount))
+        writer.append(timeToLiveMilliseconds)
+        writer.append(zeros: 12)
+    }
+
+    package static func decode(_ body: PinnedBytes) throws(WireFault) -> PutRequest {
+        var reader = FieldReader(body)
+        let key = try reader.readKey()
+        let layout = try reader.readLayout()
+        let chunkByteCount = try reader.read(UInt64.self)
+        let timeToLive = try reader.read(UInt32.self)
+        let level = try reader.read(UInt8.self)
+        let acknowledge = try reader.read(UInt8.self)
+        try reader.readReserved(10)
+        try reader.finish()
+        guard level == 0, acknowledge == 0 else { throw .notOffered }
+        guard (1...UInt64(Limits.chunkByteCountMax)).contains(chunkByteCount) else {
+            throw .badChunkByteCount(chunkByteCount)
+        }
+        return PutRequest(
+            key: key, layout: layout, chunkByteCount: Int(chunkByteCount),
+            timeToLiveMilliseconds: timeToLive)
+    }
+}
+
+/// The body of GET. Reads its keys in place.
+package struct GetRequest {
+    package static let fixedByteCount = 24
+    private static let asStored: UInt8 = 255
+
+    package let keys: KeyList
+    /// The layout that every chunk must have; nil: any.
+    package let layout: LayoutID?
+
+    /// Writes the fixed part; the keys follow.
+    package static func encode(
+        _ writer: inout FieldWriter, keyCount: Int, layout: LayoutID?
+    ) {
+        writer.append(UInt16(keyCount))
+        writer.append(asStored)
+        writer.append(UInt8(layout == nil ? 0 : 1))
+        writer.append(zeros: 4)
+        writer.append(layout ?? .opaque)
+    }
+
+    package static func decode(_ body: PinnedBytes) throws(WireFault) -> GetRequest {
+        var reader = FieldReader(body)
+        let keyCount = try reader.readKeyCount(atLeast: 1)
+        let level = try reader.read(UInt8.self)
+        let options = try reader.read(UInt8.self)
+        try reader.readReserved(4)
+        let layout = try reader.readLayout()
+        let keys = try KeyList(&reader, count: keyCount)
+        try reader.finish()
+        guard level == asStored || level == 0, options <= 1 else { throw .notOffered }
+        guard options == 1 || layout == .opaque else { throw .reservedNotZero }
+        return GetRequest(keys: keys, layout: options == 1 ? layout : nil)
+    }
+}
+
+/// What is told of a chunk: the body of GET's `ok` frames and of STAT for a chunk. A value.
+package struct ChunkAnswer: Hashable, Sendable {
+    package static let byteCount = 48
+
+    package var index: UInt32
+    package var level: UInt8
+    package var chunkByteCount: UInt64
+    package var checksum: UInt64
+    package var layout: LayoutID
+    /// Milliseconds, or `timeToLiveForever`.
+    package var timeToLiveMilliseconds: UInt64
+
+    package init(
+        index: UInt32, level: UInt8 = 0, chunkByteCount: UInt64, checksum: UInt64,
+        layout: LayoutID, timeToLiveMilliseconds: UInt64
+    ) {
+        self.index = index
+        self.level = level
+        self.chunkByteCount = chunkByteCount
+        self.checksum = checksum
+        self.layout = layout
+        self.timeToLiveMilliseconds = timeToLiveMilliseconds
+    }
+
+    package func encode(_ writer: inout FieldWriter) {
+        writer.append(index)
+        writer.append(level)
+        writer.append(zeros: 3)
+        writer.append(chunkByteCount)
+        writer.append(checksum)
+        writer.append(layout)
+        writer.append(timeToLiveMilliseconds)
+    }
+
+    package static func decode(_ body: PinnedBytes) throws(WireFault) -> ChunkAnswer {
+        var reader = FieldReader(body)
+        let index = try reader.read(UInt32.self)
+        let level = try reader.read(UInt8.self)
+        try reader.readReserved(3)
+        let answer = ChunkAnswer(
+            index: index, level: level, chunkByteCount: try reader.read(),
+            checksum: try reader.read(), layout: try reader.readLayout(),
+            timeToLiveMilliseconds: try reader.read())
+        try reader.finish()
+        return answer
+    }
+}
+
+/// The body of GET's frames that are not `ok`: which key, and why.
+package struct ChunkRefusal: Hashable, Sendable {
+    package var index: UInt32
+    package var message: String
+
+    package init(index: UInt32, message: String) {
+        self.index = index
+        self.message = message
+    }
+
+    package func encode(_ writer: inout FieldWriter) {
+        writer.append(index)
+        writer.append(errorText: message)
+    }
+
+    package static func decode(_ body: PinnedBytes) throws(WireFault) -> ChunkRefusal {
+        var reader = FieldReader(body)
+        let refusal = ChunkRefusal(
+            index: try reader.read(), message: try reader.readErrorText())
+        try reader.finish()
+        return refusal
+    }
+}
+
+/// The body of a `STAT` request. A value.
+package enum StatRequest: Hashable, Sendable {
+    case node
+    case chunk(ChunkKey)
+
+    package func encode(_ writer: inout FieldWriter) {
+        switch self {
+        case .node:
+            writer.append(zeros: 8)
+        case .chunk(let key):
+            writer.append(UInt8(1))
+            writer.append(zeros: 7)
+            writer.append(key)
+        }
+    }
+
+    package static func decode(_ body: PinnedBytes) throws(WireFault) -> StatRequest {
+        var reader = FieldReader(body)
+        let scope = try reader.read(UInt8.self)
+        try reader.readReserved(7)
+        guard scope <= 1 else { throw .badValue }
+        let request: StatRequest = scope == 0 ? .node : .chunk(try reader.readKey())
+        try reader.finish()
+        return request
+    }
+}
+
+/// The body of STAT's answer about the node. A value; cold, so it may allocate.
+package struct StatAnswer: Sendable {
+    package var pairs: [(name: String, value: UInt64)]
+
+    package init(pairs: [(name: String, value: UInt64)]) {
+        self.pairs = pairs
+    }
+
+    package func encode(_ writer: inout FieldWriter) {
+        writer.append(UInt32(pairs.count))
+        for pair in pairs {
+            writer.append(shortText: pair.name)
+            writer.append(pair.value)
+        }
+    }
+
+    package static func decode(_ body: PinnedBytes) throws(WireFault) -> StatAnswer {
+        var reader = FieldReader(body)
+        let count = try reader.read(UInt32.self)
+        var pairs: [(name: String, value: UInt64)] = []
+        for _ in 0..<count {
+            pairs.append((try reader.readShortText(), try reader.read()))
+        }
+        try reader.finish()
+        return StatAnswer(pairs: pairs)
+    }
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+package import KVCore
+
+/// Writes little-endian fields one after another into memory that has room for them; traps when
+/// it has not, since every writer knows its sizes. Allocates nothing.
+package struct FieldWriter {
+    private let target: PinnedBytes
+    /// Bytes written so far.
+    package private(set) var count = 0
+
+    /// Writes from the start of `target`.
+    package init(_ target: PinnedBytes) {
+        self.target = target
+    }
+
+    /// Appends `number` in its own width.
+    package mutating func append<Number: FixedWidthInteger & BitwiseCopyable>(_ number: Number) {
+        let size = MemoryLayout<Number>.size
+        target.slice(offset: count, count: size).withMutableBytes { bytes in
+            bytes.storeBytes(of: number.littleEndian, toByteOffset: 0, as: Number.self)
+        }
+        count += size
+    }
+
+    /// Appends a key's 32 bytes.
+    package mutating func append(_ key: ChunkKey) {
+        append(key.words.0)
+        append(key.words.1)
+        append(key.words.2)
+        append(key.words.3)
+    }
+
+    /// Appends a layout id's 16 bytes.
+    package mutating func append(_ layout: LayoutID) {
+        append(layout.words.0)
+        append(layout.words.1)
+    }
+
+    /// Appends `byteCount` zero bytes: reserved fields.
+    package mutating func append(zeros byteCount: Int) {
+        target.slice(offset: count, count: byteCount).fill(0)
+        count += byteCount
+    }
+
+    /// Appends bytes as they are.
+    package mutating func append(contentsOf bytes: some Sequence<UInt8>) {
+        for byte in bytes { append(byte) }
+    }
+
+    /// Appends `u8 byte count ‖ text`, cut to `byteCountMax` (at most 255) bytes.
+    package mutating func append(shortText text: String, byteCountMax: Int = 255) {
+        let bytes = text.utf8.prefix(byteCountMax)
+        append(UInt8(bytes.count))
+        append(contentsOf: bytes)
+    }
+
+    /// Appends an error text (docs/protocol.md, section 2).
+    package mutating func append(errorText text: String) {
+        let bytes = text.utf8.prefix(Limits.messageByteCountMax)
+        append(UInt16(bytes.count))
+        append(contentsOf: bytes)
+    }
+}
+
+/// Reads little-endian fields one after another; every read past the end throws, so that a decoder
+/// is total. Allocates nothing, except for texts and byte arrays.
+package struct FieldReader {
+    private let source: PinnedBytes
+    private var offset = 0
+
+    /// Reads from the start of `source`.
+    package init(_ source: PinnedBytes) {
+        self.source = source
+    }
+
+    /// Bytes not read yet.
+    package var remainingCount: Int { source.count - offset }
+
+    /// Reads a number in its own width.
+    package mutating func read<Number: FixedWidthInteger & BitwiseCopyable>(
+        _ type: Number.Type = Number.self
+    ) throws(WireFault) -> Number {
+        let size = MemoryLayout<Number>.size
+        let field = try take(size)
+        // SAFETY: every bit pattern is an integer, and `take` made sure of the bytes.
+        return field.withBytes { unsafe Number(littleEndian: $0.unsafeLoadUnaligned(as: type)) }
+    }
+
+    /// Reads a key.
+    package mutating func readKey() throws(WireFault) -> ChunkKey {
+        ChunkKey(words: (try read(), try read(), try read(), try read()))
+    }
+
+    /// Reads a layout id.
+    package mutating func readLayout() throws(WireFault) -> LayoutID {
+        LayoutID(words: (try read(), try read()))
+    }
+
+    /// Reads `byteCount` bytes that must be zero.
+    package mutating func readReserved(_ byteCount: Int) throws(WireFault) {
+        for _ in 0..<byteCount {
+            guard try read(UInt8.self) == 0 else { throw .reservedNotZero }
+        }
+    }
+
+    /// Reads `byteCount` bytes.
+    package mutating func readBytes(_ byteCount: Int) throws(WireFault) -> [UInt8] {
+        let field = try take(byteCount)
+        return (0..<byteCount).map { field[$0] }
+    }
+
+    /// Reads `u8 byte count ‖ text` of at most `byteCountMax` bytes; bad UTF-8 is refused.
+    package mutating func readShortText(
+        byteCountMax: Int = 255
+    ) throws(WireFault) -> String {
+        let count = Int(try read(UInt8.self))
+        guard count <= byteCountMax else { throw .fieldTooLong }
+        guard let text = String(validating: try readBytes(count), as: UTF8.self) else {
+            throw .notText
+        }
+        return text
+    }
+
+    /// Reads an error text; bad UTF-8 is repaired, since it is only shown to people.
+    package mutating func readErrorText() throws(WireFault) -> String {
+        let count = Int(try read(UInt16.self))
+        guard count <= Limits.messageByteCountMax else { throw .fieldTooLong }
+        return String(decoding: try readBytes(count), as: UTF8.self)
+    }
+
+    /// Reads `count` runs of `elementByteCount` bytes, without copying them.
+    package mutating func readRun(
+        count: Int, elementByteCount: Int
+    ) throws(WireFault) -> PinnedBytes {
+        try take(count * elementByteCount)
+    }
+
+    /// Nothing may follow.
+    package func finish() throws(WireFault) {
+        guard remainingCount == 0 else { throw .bodySizeMismatch }
+    }
+
+    private mutating func take(_ byteCount: Int) throws(WireFault) -> PinnedBytes {
+        guard byteCount <= remainingCount else { throw .bodySizeMismatch }
+        defer { offset += byteCount }
+        return source.slice(offset: offset, count: byteCount)
+    }
+}
+
+/// Keys in the body of a request, read in place. Good for as long as the body's memory is.
+package struct KeyList {
+    private let bytes: PinnedBytes
+    package let count: Int
+
+    init(_ reader: inout FieldReader, count: Int) throws(WireFault) {
+        bytes = try reader.readRun(count: count, elementByteCount: ChunkKey.byteCount)
+        self.count = count
+    }
+
+    /// The key at `index`; traps outside `0..<count`.
+    package subscript(index: Int) -> ChunkKey {
+        var reader = FieldReader(
+            bytes.slice(offset: index * ChunkKey.byteCount, count: ChunkKey.byteCount))
+        do {
+            return try reader.readKey()
+        } catch {
+            preconditionFailure("32 bytes are a key")
+        }
+    }
+}
