@@ -2,7 +2,8 @@
 
 /// Every bound of the wire and of a node, with its reason. Settings may lower some of them.
 package enum Limits {
-    /// Body of one frame. 1,024 keys of a batch and their fields fit, and a scratch buffer stays small.
+    /// Body of one frame. 1,024 keys of a batch and their fields fit, and a scratch buffer stays
+    /// small.
     package static let bodyByteCountMax = 64 << 10
     /// Keys in one GET, LOOKUP, DELETE or LEASE: a 256 K-token prompt in 256-token chunks.
     package static let batchKeyCountMax = 1_024

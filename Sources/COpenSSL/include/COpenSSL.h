@@ -7,7 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/// HMAC-SHA256 (RFC 2104, FIPS 180-4) of `message` under `key`; writes 32 bytes. Returns 1, or 0 when libcrypto fails.
+/// HMAC-SHA256 (RFC 2104, FIPS 180-4) of `message` under `key`; writes 32 bytes. Returns 1, or 0
+/// when libcrypto fails.
 int copenssl_hmac_sha256(const uint8_t *key, size_t key_byte_count,
                          const uint8_t *message, size_t message_byte_count,
                          uint8_t digest[32]);

@@ -111,7 +111,8 @@ package protocol StreamListener: AnyObject {
     /// The address with the port that was chosen.
     var address: StreamAddress { get }
 
-    /// The next connection; throws `.closed` after `close`, `.system(EMFILE)` when out of descriptors.
+    /// The next connection; throws `.closed` after `close`, `.system(EMFILE)` when out of
+    /// descriptors.
     nonisolated(nonsending) func accept() async throws(IOFault) -> Connection
 
     /// Stops to listen and wakes `accept`. A Unix socket's path is removed.

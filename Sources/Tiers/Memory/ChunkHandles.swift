@@ -31,7 +31,8 @@ package struct Reservation: ~Copyable, Sendable {
     }
 }
 
-/// A hold on a chunk that outlives a `HeldChunk`: what a lease keeps. Released by `RAMTier.release`.
+/// A hold on a chunk that outlives a `HeldChunk`: what a lease keeps. Released by
+/// `RAMTier.release`.
 package struct Hold: Hashable, Sendable {
     let slot: UInt32
     let generation: UInt32

@@ -49,10 +49,14 @@ package struct LeastRecentlyUsed: EvictionPolicy, ~Copyable {
 
     package mutating func removed(_ entry: UInt32) {
         let link = links[Int(entry)]
-        if link.newer == Self.none { newest = link.older } else {
+        if link.newer == Self.none {
+            newest = link.older
+        } else {
             links[Int(link.newer)].older = link.older
         }
-        if link.older == Self.none { oldest = link.newer } else {
+        if link.older == Self.none {
+            oldest = link.newer
+        } else {
             links[Int(link.older)].newer = link.newer
         }
     }
