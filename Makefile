@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# A menu: each line calls one script, which says what it does and takes arguments.
+
+help:  ## Show this menu
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+setup:  ## Install what the build and the tests need
+	dev/setup
+
+test: setup  ## Run everything that CI runs
+	dev/check
+
+demo: setup  ## Run a real engine cold and warm against the daemon
+	swift build -c release --product kvstored
+	dev/build-libkvstore
+	dev/demo/run.sh
+
+bench:  ## Compare with a blocking C server, memcached and Redis
+	dev/setup --bench
+	swift build -c release --product kvstored
+	dev/bench
+
+fuzz:  ## Fuzz every decoder for ten minutes
+	Fuzz/run --seconds 600
+
+format:  ## Format all Swift files
+	dev/format
+
+generate:  ## Rewrite the generated documents
+	dev/generate
+
+.PHONY: help setup test demo bench fuzz format generate
