@@ -95,7 +95,9 @@ final class SimulatedBlocks {
     }
 
     var byteCount: UInt64 {
-        unsynchronized.reduce(durableByteCount) { max($0, $1.offset + UInt64($1.bytes.bytes.count)) }
+        unsynchronized.reduce(durableByteCount) {
+            max($0, $1.offset + UInt64($1.bytes.bytes.count))
+        }
     }
 
     /// Whether `byteCount` more bytes at `offset` fit the disk; counts the new pages.

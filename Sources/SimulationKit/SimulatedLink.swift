@@ -60,7 +60,8 @@ final class SimulatedLink {
         var delays = [network.latency(), network.latency()]
         if network.random.happens(permille: network.faults.halfOpenPermille) {
             let late = network.random.below(2)
-            delays[late] += UInt64(1 + network.random.below(network.faults.halfOpenMillisecondsMax))
+            delays[late] +=
+                UInt64(1 + network.random.below(network.faults.halfOpenMillisecondsMax))
                 * 1_000_000
         }
         for (stream, delay) in zip([near, far], delays) {
@@ -149,7 +150,8 @@ final class SimulatedPipe {
             if admitted < count { link.drop() }
             guard let sent = sending, sent.parts.isEmpty else { continue }
             operation.end(
-                .success(sent.byteCount), afterNanoseconds: 1 + network.random.below(20_000 as UInt64))
+                .success(sent.byteCount),
+                afterNanoseconds: 1 + network.random.below(20_000 as UInt64))
         }
     }
 

@@ -105,7 +105,8 @@ package final class SimulatedNetwork {
             return
         }
         connectCount += 1
-        let link = SimulatedLink(network: self, hosts: (handshake.client.host, listener.reactor.host))
+        let link = SimulatedLink(
+            network: self, hosts: (handshake.client.host, listener.reactor.host))
         let (near, far) = link.makeStreams(number: connectCount, address: handshake.address)
         listener.offer(SimulatedConnection(far))
         scheduler.after(nanoseconds: latency()) { [self] in

@@ -14,6 +14,8 @@ final class SimulatedOperation {
     private let reactor: SimulatedReactor
     private var continuation: CheckedContinuation<Result<Int, IOFault>, Never>?
     private var deadline: SimulatedEvent?
+    /// Bytes that a send or receive moves at most.
+    var byteCountMax = 0
     /// Bytes of a receive that are in the caller's buffer already.
     var transferredByteCount = 0
     /// Takes the operation out of whatever waits for it; runs once, before the caller resumes.

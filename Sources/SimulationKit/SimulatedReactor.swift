@@ -14,6 +14,9 @@ package final class SimulatedReactor: Reactor, @unchecked Sendable {
     let network: SimulatedNetwork
     let disk: SimulatedDisk
 
+    /// Runs up to this size are no transfers: they are over at once.
+    private static let transferByteCountMin = 64 << 10
+
     private var random: SeededRandom
     private var operations: [SimulatedOperation] = []
     private(set) var isStopped = false
@@ -87,12 +90,15 @@ package final class SimulatedReactor: Reactor, @unchecked Sendable {
     }
 
     package var activeTransferCount: Int {
-        operations.count { [.receive, .send, .read, .write].contains($0.kind) }
+        operations.count {
+            [.receive, .send].contains($0.kind) && $0.byteCountMax > Self.transferByteCountMin
+        }
     }
 
     // MARK: For the test
 
-    /// Starts a task on this reactor; `endedTaskCount` tells when it is over.
+    /// Starts a task on this reactor, with its executor as the task's preference, so that it resumes
+    /// here and not on the global pool; `endedTaskCount` tells when it is over.
     package func start(_ body: @escaping @Sendable () async -> Void) {
         guard let root else { preconditionFailure("this reactor was stopped") }
         startedTaskCount += 1
@@ -180,7 +186,7 @@ package final class SimulatedReactor: Reactor, @unchecked Sendable {
         func start(
             _ body: @escaping @Sendable () async -> Void, onEnd: @escaping @Sendable () -> Void
         ) {
-            Task {
+            Task(executorPreference: executor) {
                 // Names `self`, so that the task is this actor's from its first job on. `body` is
                 // called here and not from a closure around it, which would not be isolated.
                 _ = self

@@ -124,7 +124,9 @@ package final class SimulatedScheduler: @unchecked Sendable {
             if stepCount - stepsAtStart > limits.stepCountMax {
                 throw failure("stuck: over \(limits.stepCountMax) steps")
             }
-            if now > end { throw failure("stuck: over \(limits.virtualSecondsMax) virtual seconds") }
+            if now > end {
+                throw failure("stuck: over \(limits.virtualSecondsMax) virtual seconds")
+            }
         }
         if let violation = firstViolation { throw failure(violation) }
     }

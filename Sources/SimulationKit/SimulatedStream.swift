@@ -42,6 +42,7 @@ package final class SimulatedStream: ByteStream {
         var operationOfCall: SimulatedOperation?
         let result = await reactor.suspend(.receive, deadline: deadline) { operation in
             operationOfCall = operation
+            operation.byteCountMax = buffer.count
             incoming.receive(
                 SimulatedPipe.Receiving(operation: operation, buffer: buffer, minimum: minimum))
         }
@@ -111,6 +112,7 @@ package final class SimulatedStream: ByteStream {
         let parts = parts.filter { $0.count > 0 }
         let byteCount = parts.reduce(0) { $0 + $1.count }
         let result = await reactor.suspend(.send, deadline: deadline) { operation in
+            operation.byteCountMax = byteCount
             guard byteCount > 0 else { return operation.end(.success(0)) }
             outgoing.send(
                 SimulatedPipe.Sending(operation: operation, parts: parts, byteCount: byteCount))

@@ -36,7 +36,8 @@ package struct SimulationTrace: Sendable {
 
     mutating func add(_ entry: Entry) {
         for word in [
-            entry.time.nanoseconds, UInt64(truncatingIfNeeded: entry.reactor), entry.kind.rawValue, entry.size,
+            entry.time.nanoseconds, UInt64(truncatingIfNeeded: entry.reactor), entry.kind.rawValue,
+            entry.size,
         ] {
             // FNV-1a over words, with a fold so that high bits reach low ones.
             hash = (hash ^ word) &* 0x0000_0100_0000_01b3

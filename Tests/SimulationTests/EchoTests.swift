@@ -50,7 +50,8 @@ import Testing
         try world.end()
     }
 
-    @Test func `makes a sender wait for a receiver that does not read, until its deadline`() throws {
+    @Test func `makes a sender wait for a receiver that does not read, until its deadline`() throws
+    {
         let world = SimulatedWorld(seed: 1)
         let server = world.makeReactor(on: "server")
         let client = world.makeReactor(on: "client")

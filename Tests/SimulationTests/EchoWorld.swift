@@ -34,7 +34,9 @@ actor EchoServer {
             while true {
                 let connection = try await listener.accept()
                 connectionCount += 1
-                Task { await serveConnection(connection) }
+                Task(executorPreference: reactor.executor) {
+                    await self.serveConnection(connection)
+                }
             }
         } catch {
             // The world ended.
@@ -115,7 +117,9 @@ actor EchoClient {
         let received = OwnedBytes(count: sent.bytes.count)
         // The echo comes back in pieces while this side still sends: two calls at once.
         let sending = Box((stream: stream, bytes: sent))
-        let isSent = Task { await send(sending.value.stream, sending.value.bytes, deadline) }
+        let isSent = Task(executorPreference: reactor.executor) {
+            await self.send(sending.value.stream, sending.value.bytes, deadline)
+        }
         var count = 0
         var fault: IOFault?
         while count < received.bytes.count, fault == nil {
@@ -214,6 +218,10 @@ final class EchoWorld: @unchecked Sendable {
             throw scheduler.failure("\(reactor.openStreamCount) streams were left open")
         }
         try world.end()
+        // Every task prefers its reactor's executor, so none passes through the global pool.
+        if scheduler.poolJobCount > 0 {
+            throw scheduler.failure("\(scheduler.poolJobCount) jobs ran on the global pool")
+        }
         return scheduler.trace
     }
 }
