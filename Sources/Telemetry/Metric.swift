@@ -18,6 +18,7 @@ package enum Metric: Int, CaseIterable, Sendable {
     case answersBusy, answersTooLarge, answersMalformed, answersUnauthorized, answersDeadline
     case answersInternal
     case leasesGranted, leasesReleased, leasesExpired, leasesOpen
+    case reservationsOpen, holdsOpen, stagingUsed, processCPU
     case checksumMismatches
     case logLinesDropped
 
@@ -90,6 +91,10 @@ package enum Metric: Int, CaseIterable, Sendable {
         case .leasesReleased: .counter("leases_released", "Leases that their holder gave back.")
         case .leasesExpired: .counter("leases_expired", "Leases that ran out of time.")
         case .leasesOpen: .gauge("leases_open", "Leases held now.")
+        case .reservationsOpen: .gauge("reservations_open", "Chunks being written now.")
+        case .holdsOpen: .gauge("holds_open", "Readers and leases of chunks now.")
+        case .stagingUsed: .gauge("staging_bytes", "Memory for local writers.")
+        case .processCPU: .gauge("process_cpu_microseconds", "CPU time of the process.")
         case .checksumMismatches: .counter("checksum_mismatches", "Payloads that were damaged.")
         case .logLinesDropped: .counter("log_lines_dropped", "Log lines lost to a full buffer.")
         }

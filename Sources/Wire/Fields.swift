@@ -42,6 +42,12 @@ package struct FieldWriter {
         count += byteCount
     }
 
+    /// Leaves `byteCount` bytes as they are: they were written in place before.
+    package mutating func skip(_ byteCount: Int) {
+        invariant(byteCount <= target.count - count, "skip outside the target")
+        count += byteCount
+    }
+
     /// Appends bytes as they are.
     package mutating func append(contentsOf bytes: some Sequence<UInt8>) {
         for byte in bytes { append(byte) }

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+internal import KVCore
+internal import Telemetry
+internal import Wire
+
+/// A request whose header has arrived. A value.
+struct Request {
+    let header: FrameHeader
+    /// When the header arrived.
+    let arrival: Instant
+    /// When the client stops waiting.
+    let deadline: Instant
+
+    init(header: FrameHeader, arrival: Instant) {
+        self.header = header
+        self.arrival = arrival
+        deadline = arrival.adding(milliseconds: header.deadlineMillisecondsEffective)
+    }
+
+    /// When the body must be here.
+    var frameDeadline: Instant { arrival.adding(milliseconds: Limits.frameMillisecondsMax) }
+}
+
+/// Receiving frames, and answering them.
+extension Connection {
+    // MARK: Receiving
+
+    /// Receives until `count` unused bytes are in the inbox.
+    nonisolated(nonsending) func receive(
+        atLeast count: Int, deadline: Instant
+    ) async throws(ConnectionEnd) {
+        let before = inbox.count
+        guard before < count else { return }
+        do throws(IOFault) {
+            try await inbox.fill(atLeast: count, from: stream, deadline: deadline)
+        } catch {
+            throw ConnectionEnd(error)
+        }
+        node.metrics.add(.bytesReceived, inbox.count - before)
+    }
+
+    /// Receives until `target` is full.
+    nonisolated(nonsending) func receive(
+        filling target: PinnedBytes, deadline: Instant
+    ) async throws(ConnectionEnd) {
+        guard target.count > 0 else { return }
+        do throws(IOFault) {
+            _ = try await stream.receive(
+                into: target, minimum: target.count, deadline: deadline)
+        } catch {
+            throw ConnectionEnd(error)
+        }
+        node.metrics.add(.bytesReceived, target.count)
+    }
+
+    /// Receives and drops `byteCount` bytes.
+    nonisolated(nonsending) func discard(
+        _ byteCount: UInt64, deadline: Instant
+    ) async throws(ConnectionEnd) {
+        let inboxed = Int(min(byteCount, UInt64(inbox.count)))
+        inbox.consume(inboxed)
+        var rest = byteCount - UInt64(inboxed)
+        let target = shard.discard.bytes
+        while rest > 0 {
+            let count = Int(min(rest, UInt64(target.count)))
+            try await receive(filling: target.prefix(count), deadline: deadline)
+            rest -= UInt64(count)
+        }
+    }
+
+    /// Receives a header and takes it out of the inbox; answers one that is malformed.
+    nonisolated(nonsending) func receiveHeader() async throws(ConnectionEnd) -> Request {
+        let arrival = reactor.now()
+        try await receive(
+            atLeast: FrameHeader.byteCount,
+            deadline: arrival.adding(milliseconds: Limits.frameMillisecondsMax))
+        let header: FrameHeader
+        do throws(WireFault) {
+            header = try FrameHeader.decode(inbox.bytes)
+        } catch {
+            _ = try await answerAndClose(unknownRequest(), error.status, error.message)
+            throw .refused
+        }
+        inbox.consume(FrameHeader.byteCount)
+        return Request(header: header, arrival: arrival)
+    }
+
+    // MARK: Answering
+
+    /// Stands for a request that could not be read: answers to it carry request id 0.
+    func unknownRequest() -> Request {
+        Request(
+            header: FrameHeader(
+                verbNumber: 0, requestID: 0, deadlineMilliseconds: refusalMilliseconds),
+            arrival: reactor.now())
+    }
+
+    /// The header of an answer to `request`.
+    func answerHeader(
+        _ request: Request, _ status: Status, _ flags: FrameFlags = []
+    ) -> FrameHeader {
+        FrameHeader(
+            verbNumber: request.header.verbNumber, flags: flags.union(.response),
+            requestID: request.header.requestID, statusNumber: status.rawValue)
+    }
+
+    /// Answers with a body that fits the outbox.
+    nonisolated(nonsending) func answer(
+        _ request: Request, _ status: Status = .ok, _ flags: FrameFlags = [],
+        body: (inout FieldWriter) -> Void = { _ in }
+    ) async throws(ConnectionEnd) {
+        var header = answerHeader(request, status, flags)
+        try await send(header.encode(into: outbox.bytes, body: body), deadline: request.deadline)
+    }
+
+    /// Answers with a body that may need a scratch buffer; `busy` when there is none.
+    nonisolated(nonsending) func answerLarge(
+        _ request: Request, bodyByteCount: Int, body: (inout FieldWriter) -> Void
+    ) async throws(ConnectionEnd) -> Next {
+        guard bodyByteCount > outboxByteCount - FrameHeader.byteCount else {
+            try await answer(request, body: body)
+            return .goOn
+        }
+        guard let scratch = shard.scratch.take() else {
+            return try await refuse(request, .busy, "too many large requests: try again")
+        }
+        defer { shard.scratch.giveBack(scratch) }
+        var header = answerHeader(request, .ok)
+        try await send(header.encode(into: scratch.bytes, body: body), deadline: request.deadline)
+        return .goOn
+    }
+
+    /// Answers with an error text; the request's payload has been received.
+    nonisolated(nonsending) func answerError(
+        _ request: Request, _ status: Status, _ message: String, _ flags: FrameFlags = []
+    ) async throws(ConnectionEnd) {
+        count(status)
+        try await answer(request, status, flags) { $0.append(errorText: message) }
+    }
+
+    /// Receives and drops the payload, answers with an error text, and goes on.
+    nonisolated(nonsending) func refuse(
+        _ request: Request, _ status: Status, _ message: String
+    ) async throws(ConnectionEnd) -> Next {
+        let payloadByteCount = request.header.payloadByteCount
+        guard payloadByteCount <= payloadByteCountMax else {
+            return try await answerAndClose(request, status, message)
+        }
+        try await discard(payloadByteCount, deadline: request.deadline)
+        try await answerError(request, status, message)
+        return .goOn
+    }
+
+    /// Answers with an error text, and closes. What the client still sends is not read.
+    nonisolated(nonsending) func answerAndClose(
+        _ request: Request, _ status: Status, _ message: String
+    ) async throws(ConnectionEnd) -> Next {
+        try await answerError(request, status, message, .finalBad)
+        throw .refused
+    }
+
+    /// Answers a body that could not be decoded.
+    nonisolated(nonsending) func refuse(
+        _ request: Request, _ fault: WireFault
+    ) async throws(ConnectionEnd) -> Next {
+        fault.endsConnection
+            ? try await answerAndClose(request, fault.status, fault.message)
+            : try await refuse(request, fault.status, fault.message)
+    }
+
+    /// Sends all of `bytes`.
+    nonisolated(nonsending) func send(
+        _ bytes: PinnedBytes, deadline: Instant
+    ) async throws(ConnectionEnd) {
+        do throws(IOFault) {
+            try await stream.send(bytes, deadline: deadline)
+        } catch {
+            throw ConnectionEnd(error)
+        }
+        node.metrics.add(.bytesSent, bytes.count)
+    }
+
+    private func count(_ status: Status) {
+        switch status {
+        case .busy: node.metrics.add(.answersBusy)
+        case .tooLarge: node.metrics.add(.answersTooLarge)
+        case .malformed: node.metrics.add(.answersMalformed)
+        case .unauthorized: node.metrics.add(.answersUnauthorized)
+        case .deadlineExceeded: node.metrics.add(.answersDeadline)
+        case .internal: node.metrics.add(.answersInternal)
+        case .checksumMismatch: node.metrics.add(.checksumMismatches)
+        default: break
+        }
+    }
+}
+
+extension ConnectionEnd {
+    init(_ fault: IOFault) {
+        switch fault {
+        case .deadlineExceeded: self = .tooSlow
+        case .closed, .cancelled, .busy, .system: self = .closed
+        }
+    }
+}
+
+/// A client that is told why it is not served reads the answer in this time, or not at all.
+private let refusalMilliseconds: UInt32 = 1_000
+/// A refused payload of more is not worth reading to its end.
+private let payloadByteCountMax = UInt64(Limits.chunkByteCountMax + PutRequest.checksumByteCount)

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+internal import Codec
+internal import KVCore
+internal import Telemetry
+internal import Tiers
+internal import Wire
+
+/// Why a connection ends.
+enum ConnectionEnd: Error {
+    /// The client closed, or the node does, in order.
+    case closed
+    /// The client sent or read too slowly.
+    case tooSlow
+    /// The client broke the protocol, or was refused; it has been told.
+    case refused
+}
+
+/// One client's connection: reads requests, answers them in order, until either side ends it.
+///
+/// Confined to its shard. Whatever happens, `run` returns, and by then everything the connection
+/// held is released: leases, reservations, its staging region. What can go wrong:
+/// - *a frame that breaks the protocol*: answered once, then closed;
+/// - *a request that cannot be served*: answered with its status, and the connection goes on;
+/// - *a client that is too slow*: closed, since nothing can be said inside a frame;
+/// - *the client is gone*: closed.
+final class Connection<R: Reactor> {
+    /// Whether the connection serves another request.
+    enum Next {
+        case goOn
+        case close
+    }
+
+    let stream: R.Stream
+    let reactor: R
+    let node: Node
+    let shard: ShardContext
+
+    var inbox = Inbox<R.Stream>()
+    /// Header and body of an answer that fits; a larger one takes a scratch buffer.
+    let outbox = OwnedBytes(count: outboxByteCount)
+    /// Set by HELLO.
+    var namespace = NamespaceID.default
+    var sharesMemory = false
+    var leases = LeaseTable()
+    var staging = StagingArea()
+    /// Checks what a PUT brings; made by the first one.
+    var verifier: RawVerifier?
+    /// Whether the connection waits for a request.
+    private(set) var isIdle = true
+
+    init(stream: R.Stream, reactor: R, node: Node, shard: ShardContext) {
+        self.stream = stream
+        self.reactor = reactor
+        self.node = node
+        self.shard = shard
+    }
+
+    /// Serves the client to the end.
+    nonisolated(nonsending) func run() async {
+        do throws(ConnectionEnd) {
+            var next = try await serveHello()
+            while next == .goOn { next = try await serveNextRequest() }
+        } catch {
+            if error != .closed { node.metrics.add(.connectionsDropped) }
+        }
+        close()
+        leases.endAll { hold in releaseLease(hold) }
+        staging.drop(node)
+    }
+
+    /// Tells the client why it is not served, and closes.
+    nonisolated(nonsending) func refuse(_ status: Status, _ reason: String) async {
+        do throws(ConnectionEnd) {
+            _ = try await answerAndClose(unknownRequest(), status, reason)
+        } catch {
+            // The client is gone already: nothing is left to tell.
+        }
+        close()
+    }
+
+    /// Ends the connection; operations under way fail.
+    func close() {
+        stream.close()
+    }
+
+    /// Ends the leases and reservations that their client kept for too long.
+    func endExpiredLeases(by now: Instant) {
+        leases.endExpired(by: now) { hold in
+            node.metrics.add(.leasesExpired)
+            releaseLease(hold)
+        }
+        staging.endExpired(by: now)
+    }
+
+    /// Gives back what a lease held.
+    func releaseLease(_ hold: Hold) {
+        node.leaseEnded()
+        node.tier.release(hold)
+    }
+
+    // MARK: Requests
+
+    private nonisolated(nonsending) func serveNextRequest() async throws(ConnectionEnd) -> Next {
+        isIdle = true
+        try await receive(atLeast: 1, deadline: .distantFuture)
+        isIdle = false
+        guard !node.isStopping else {
+            return try await answerAndClose(
+                unknownRequest(), .shuttingDown, "the daemon stops: compute, reconnect later")
+        }
+        let request = try await receiveHeader()
+        let bodyByteCount = request.header.bodyByteCount
+        if bodyByteCount <= Limits.inboxByteCount - FrameHeader.byteCount {
+            try await receive(atLeast: bodyByteCount, deadline: request.frameDeadline)
+            let body = inbox.bytes.prefix(bodyByteCount)
+            inbox.consume(bodyByteCount)
+            return try await serve(request, body)
+        }
+        guard let scratch = shard.scratch.take() else {
+            try await discard(UInt64(bodyByteCount), deadline: request.frameDeadline)
+            return try await refuse(request, .busy, "too many large requests: try again")
+        }
+        defer { shard.scratch.giveBack(scratch) }
+        let body = scratch.bytes.prefix(bodyByteCount)
+        let arrived = inbox.drain(into: body)
+        try await receive(filling: body.dropFirst(arrived), deadline: request.frameDeadline)
+        return try await serve(request, body)
+    }
+
+    /// Serves a request whose body has arrived; the payload, if any, has not.
+    private nonisolated(nonsending) func serve(
+        _ request: Request, _ body: PinnedBytes
+    ) async throws(ConnectionEnd) -> Next {
+        do throws(WireFault) {
+            try request.header.verify(body: body)
+        } catch {
+            return try await answerAndClose(request, error.status, error.message)
+        }
+        let verb: Verb
+        do throws(WireFault) {
+            verb = try request.header.checkRequest()
+        } catch {
+            node.metrics.add(.requestsOther)
+            return try await refuse(request, error.status, error.message)
+        }
+        node.metrics.add(verb.metric)
+        if verb != .put, request.header.payloadByteCount != 0 {
+            let fault = WireFault.bodySizeMismatch
+            return try await answerAndClose(request, fault.status, fault.message)
+        }
+        return switch verb {
+        case .hello:
+            try await answerAndClose(request, .malformed, "HELLO comes once, at the beginning")
+        case .ping: try await servePing(request, body)
+        case .put: try await servePut(request, body)
+        case .get: try await serveGet(request, body)
+        case .lookup: try await serveLookup(request, body)
+        case .delete: try await serveDelete(request, body)
+        case .stat: try await serveStat(request, body)
+        case .lease: try await serveLease(request, body)
+        case .release: try await serveRelease(request, body)
+        case .reserve: try await serveReserve(request, body)
+        case .commit: try await serveCommit(request, body)
+        case .abort: try await serveAbort(request, body)
+        }
+    }
+
+    private nonisolated(nonsending) func servePing(
+        _ request: Request, _ body: PinnedBytes
+    ) async throws(ConnectionEnd) -> Next {
+        guard body.count == 0 else {
+            let fault = WireFault.bodySizeMismatch
+            return try await answerAndClose(request, fault.status, fault.message)
+        }
+        shard.noteSmallRequest(at: request.arrival)
+        try await answer(request)
+        return .goOn
+    }
+}
+
+/// A header, a body, and an error text of the longest kind fit.
+let outboxByteCount = 640
+
+extension Verb {
+    /// What counts its requests.
+    fileprivate var metric: Metric {
+        switch self {
+        case .hello: .requestsHello
+        case .ping: .requestsPing
+        case .put: .requestsPut
+        case .get: .requestsGet
+        case .lookup: .requestsLookup
+        case .delete: .requestsDelete
+        case .stat: .requestsStat
+        case .lease: .requestsLease
+        case .release: .requestsRelease
+        case .reserve: .requestsReserve
+        case .commit: .requestsCommit
+        case .abort: .requestsAbort
+        }
+    }
+}

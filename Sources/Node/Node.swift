@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+package import KVCore
+internal import Synchronization
+package import Telemetry
+package import Tiers
+
+/// What a node is told at its start. A value.
+package struct NodeConfiguration: Sendable {
+    /// The tenants; the first is number 0. One namespace named `default` unless configured.
+    package var namespaces: [NamespaceConfiguration?] = [NamespaceConfiguration(name: "default")]
+    /// Connections served at once; one more is answered `busy` and closed.
+    package var connectionCountMax = 12_000
+    /// Largest chunk; at most `Limits.chunkByteCountMax`.
+    package var chunkByteCountMax = Limits.chunkByteCountMax
+    /// Longest life of a lease or reservation.
+    package var leaseMillisecondsMax = Limits.leaseMillisecondsMax
+    /// Memory for local writers' staging regions, all connections together; 0: none.
+    package var stagingByteCountMax = 0
+    /// Name and version, told in HELLO.
+    package var daemonName = "kvstored"
+
+    package init() {}
+}
+
+/// What all shards of a node share: the tiers, the tenants, the counters, and the limits that hold
+/// for the node as a whole. Any thread.
+package final class Node: Sendable {
+    package let configuration: NodeConfiguration
+    package let tier: RAMTier
+    package let metrics: Metrics
+    let namespaces: NamespaceRegistry
+    let sharedMemory: SharedMemory?
+    /// Random, for this run of the daemon; tells clients that everything they knew is gone.
+    let nodeID: UInt64
+    private let startInstant: Instant
+
+    private let connectionCount = Atomic<Int>(0)
+    private let leaseCount = Atomic<Int>(0)
+    private let stagingByteCount = Atomic<Int>(0)
+    private let stopping = Atomic<Bool>(false)
+
+    /// A node over `tier`. `sharedMemory` is nil where local clients cannot map the arena.
+    package init(
+        configuration: NodeConfiguration, tier: RAMTier, sharedMemory: SharedMemory?,
+        metrics: Metrics, nodeID: UInt64, now: Instant
+    ) {
+        Limits.check()
+        self.configuration = configuration
+        self.tier = tier
+        self.sharedMemory = sharedMemory
+        self.metrics = metrics
+        self.nodeID = nodeID
+        startInstant = now
+        namespaces = NamespaceRegistry(configuration.namespaces)
+    }
+
+    /// The largest chunk that this node takes.
+    var chunkByteCountMax: Int { min(configuration.chunkByteCountMax, tier.chunkByteCountMax) }
+
+    /// Whether the node is on its way out: requests that have not begun are refused.
+    package var isStopping: Bool { stopping.load(ordering: .acquiring) }
+
+    /// Refuses new requests from now on. The shards end their connections.
+    package func beginStop() {
+        stopping.store(true, ordering: .releasing)
+    }
+
+    /// Connections being served.
+    package var openConnectionCount: Int { connectionCount.load(ordering: .relaxed) }
+
+    /// Leases that clients hold.
+    package var openLeaseCount: Int { leaseCount.load(ordering: .relaxed) }
+
+    /// Bytes of staging regions.
+    package var openStagingByteCount: Int { stagingByteCount.load(ordering: .relaxed) }
+
+    // MARK: Limits of the whole node
+
+    /// Counts a connection in; false when there are too many. Pair with `connectionEnded`.
+    func connectionBegan() -> Bool {
+        take(1, of: connectionCount, limit: configuration.connectionCountMax)
+    }
+
+    func connectionEnded() {
+        give(1, to: connectionCount)
+    }
+
+    /// Counts a lease in; false when there are too many. Pair with `leaseEnded`.
+    func leaseBegan() -> Bool {
+        take(1, of: leaseCount, limit: Limits.leaseCountMax)
+    }
+
+    func leaseEnded() {
+        give(1, to: leaseCount)
+    }
+
+    /// Counts staging memory in; false when it is over the budget. Pair with `stagingEnded`.
+    func stagingBegan(byteCount: Int) -> Bool {
+        take(byteCount, of: stagingByteCount, limit: configuration.stagingByteCountMax)
+    }
+
+    func stagingEnded(byteCount: Int) {
+        give(byteCount, to: stagingByteCount)
+    }
+
+    private func take(_ amount: Int, of counter: borrowing Atomic<Int>, limit: Int) -> Bool {
+        let (_, sum) = counter.add(amount, ordering: .relaxed)
+        guard sum > limit else { return true }
+        give(amount, to: counter)
+        return false
+    }
+
+    private func give(_ amount: Int, to counter: borrowing Atomic<Int>) {
+        let (_, rest) = counter.subtract(amount, ordering: .relaxed)
+        invariant(rest >= 0, "nothing is given back twice")
+    }
+
+    // MARK: Statistics
+
+    /// The pairs of STAT: every metric, with the gauges brought up to date.
+    func statistics(now: Instant) -> [(name: String, value: UInt64)] {
+        let memory = tier.statistics()
+        metrics.set(.uptime, to: startInstant.milliseconds(until: now))
+        metrics.set(.memoryUsed, to: UInt64(memory.usedByteCount))
+        metrics.set(.chunks, to: UInt64(memory.chunkCount))
+        metrics.set(.chunksEvicted, to: UInt64(memory.evictionCount))
+        metrics.set(.chunksExpired, to: UInt64(memory.expirationCount))
+        metrics.set(.reservationsOpen, to: UInt64(memory.openReservationCount))
+        metrics.set(.holdsOpen, to: UInt64(memory.holdCount))
+        metrics.set(.connectionsOpen, to: UInt64(openConnectionCount))
+        metrics.set(.leasesOpen, to: UInt64(openLeaseCount))
+        metrics.set(.stagingUsed, to: UInt64(openStagingByteCount))
+        metrics.set(.processCPU, to: ProcessUsage.cpuMicroseconds())
+        return metrics.snapshot()
+    }
+}

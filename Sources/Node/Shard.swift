@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+package import KVCore
+internal import Telemetry
+internal import Tiers
+internal import Wire
+
+/// One reactor's part of a node: its connections, and the buffers they share.
+///
+/// An actor whose executor is the reactor, so that everything here, and every connection, runs on
+/// one thread and never hops. A connection stays on its shard for life.
+package actor Shard<R: Reactor> {
+    package nonisolated let reactor: R
+    nonisolated let node: Node
+    private var connections: [ObjectIdentifier: Connection<R>] = [:]
+    private var isStopped = false
+    private let context = ShardContext()
+
+    package nonisolated var unownedExecutor: UnownedSerialExecutor {
+        // SAFETY: the shard keeps its reactor, and with it the executor, alive.
+        unsafe reactor.executor.asUnownedSerialExecutor()
+    }
+
+    /// A shard of `node` that runs on `reactor`.
+    package init(node: Node, reactor: R) {
+        self.node = node
+        self.reactor = reactor
+    }
+
+    /// Connections that this shard serves.
+    package var connectionCount: Int { connections.count }
+
+    /// Serves an accepted connection until either side ends it; returns at once.
+    package func serve(_ accepted: R.Listener.Connection) {
+        let connection = Connection(
+            stream: reactor.adopt(accepted), reactor: reactor, node: node, shard: context)
+        guard !isStopped, node.connectionBegan() else {
+            node.metrics.add(.connectionsRefused)
+            Task { await self.refuse(connection) }
+            return
+        }
+        node.metrics.add(.connectionsAccepted)
+        connections[ObjectIdentifier(connection)] = connection
+        Task { await self.run(connection) }
+    }
+
+    private func run(_ connection: Connection<R>) async {
+        await connection.run()
+        connections[ObjectIdentifier(connection)] = nil
+        node.connectionEnded()
+    }
+
+    private func refuse(_ connection: Connection<R>) async {
+        await connection.refuse(
+            .busy, "too many connections: close some, or raise limits.connections")
+    }
+
+    /// Ends leases that are over, and forgets expired chunks, four times a
+    /// second; runs until the reactor or the shard stops.
+    package func maintain() async {
+        while !isStopped {
+            let next = reactor.now().adding(milliseconds: maintenanceMilliseconds)
+            do throws(IOFault) {
+                try await reactor.sleep(until: next)
+            } catch {
+                return
+            }
+            let now = reactor.now()
+            for connection in connections.values { connection.endExpiredLeases(by: now) }
+            node.tier.sweep(entryCount: sweepEntryCount, now: now)
+        }
+    }
+
+    /// Closes idle connections now, lets the others finish the request they are at, and closes
+    /// what is left at `deadline`. Returns when no connection is left.
+    package func stop(by deadline: Instant) async {
+        isStopped = true
+        for connection in connections.values where connection.isIdle { connection.close() }
+        while !connections.isEmpty, reactor.now() < deadline {
+            guard await pause(milliseconds: 5) else { break }
+        }
+        for connection in connections.values { connection.close() }
+        while !connections.isEmpty {
+            guard await pause(milliseconds: 1) else { break }
+        }
+    }
+
+    private func pause(milliseconds: UInt64) async -> Bool {
+        do throws(IOFault) {
+            try await reactor.sleep(until: reactor.now().adding(milliseconds: milliseconds))
+            return true
+        } catch {
+            return false
+        }
+    }
+}
+
+/// How often leases and expiry are looked after.
+private let maintenanceMilliseconds: UInt64 = 250
+/// Slots looked at in one round: 64 K slots take 16 rounds, 4 seconds.
+private let sweepEntryCount = 4_096
+
+/// What the connections of one shard share. Confined to the shard.
+final class ShardContext {
+    /// Bodies and replies that do not fit a connection's own buffers.
+    let scratch = ScratchPool(
+        bufferCountMax: 64, byteCount: Limits.bodyByteCountMax + 2 * FrameHeader.byteCount)
+    /// Takes what nobody wants: the payload of a refused PUT.
+    let discard = OwnedBytes(count: Limits.pieceByteCountShared)
+    private var lastSmallRequest = Instant(nanoseconds: 0)
+
+    /// A request with little to transfer has begun: large transfers go in small pieces for a while.
+    func noteSmallRequest(at now: Instant) {
+        lastSmallRequest = now
+    }
+
+    /// Bytes to transfer in one operation.
+    func pieceByteCount(at now: Instant) -> Int {
+        lastSmallRequest.adding(milliseconds: 10) > now
+            ? Limits.pieceByteCountShared : Limits.pieceByteCountAlone
+    }
+}
