@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 package import KVCore
+import Wire
 
 /// What a chunk to be stored is called, and for how long it is wanted. A value.
 package struct ChunkLabel: Hashable, Sendable {
@@ -56,13 +57,10 @@ package enum GetOutcome: Hashable, Sendable {
 package struct GetOptions: Hashable, Sendable {
     /// Only chunks of this layout count as found; nil: any layout.
     package var layout: LayoutID?
-    /// Raw bytes, whatever the store keeps; otherwise as stored.
-    package var decodes: Bool
 
-    /// Chunks of any layout, as stored, unless said otherwise.
-    package init(layout: LayoutID? = nil, decodes: Bool = false) {
+    /// Chunks of any layout, unless said otherwise.
+    package init(layout: LayoutID? = nil) {
         self.layout = layout
-        self.decodes = decodes
     }
 }
 
@@ -73,48 +71,27 @@ package struct FetchedChunk: Sendable {
     package let memory: OwnedBytes?
 }
 
-/// How LOOKUP goes over its keys.
-package enum LookupMode: UInt8, Hashable, Sendable {
-    /// Every key.
-    case each = 0
-    /// The longest prefix: stops at the first key that is absent.
-    case prefix = 1
-}
-
-/// Where a chunk was found.
-package enum TierName: UInt8, Hashable, Sendable {
-    case memory = 1
-    case flash = 2
-    case peer = 3
-}
-
-/// What LOOKUP says about one key. A value.
-package struct LookupRecord: Hashable, Sendable {
-    package let status: Status
-    /// Nil when absent, or when this client does not know the tier.
-    package let tier: TierName?
-    package let level: UInt8
-    package let loadMicroseconds: UInt32
-    package let byteCount: UInt64
-    /// Nil: for ever, or absent.
-    package let timeToLiveMilliseconds: UInt64?
-}
-
-/// The answer to LOOKUP. A value.
-package struct LookupAnswer: Hashable, Sendable {
-    /// How many leading keys are present.
-    package let prefixCount: Int
-    /// One record per key, or per key of the prefix.
-    package let records: [LookupRecord]
-}
-
 /// One number that the daemon tells about itself; the name carries the unit.
 package struct NodeStatistic: Hashable, Sendable {
     package let name: String
     package let value: UInt64
 }
 
+extension FoundChunk {
+    /// From the body of an `ok` answer to GET or STAT of a chunk.
+    static func decode(_ body: PinnedBytes) throws(WireFault) -> FoundChunk {
+        let answer = try ChunkAnswer.decode(body)
+        guard (1...UInt64(Limits.chunkByteCountMax)).contains(answer.chunkByteCount) else {
+            throw .badChunkByteCount(answer.chunkByteCount)
+        }
+        return FoundChunk(
+            index: Int(answer.index), level: answer.level, byteCount: Int(answer.chunkByteCount),
+            checksum: answer.checksum, layout: answer.layout,
+            timeToLiveMilliseconds: timeToLive(answer.timeToLiveMilliseconds))
+    }
+}
+
 /// Milliseconds on the wire, where all ones mean "for ever".
 func timeToLive(_ milliseconds: UInt64) -> UInt64? {
-    milliseconds == .max ? nil : milliseconds
+    milliseconds == timeToLiveForever ? nil : milliseconds
 }

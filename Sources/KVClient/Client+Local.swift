@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 package import KVCore
 import Kernels
+import Wire
 
 /// The right to read a chunk in place until an instant. Confined to its client's executor.
 package struct LeasedChunk {
@@ -50,21 +51,30 @@ extension Client {
     ) async throws(ClientError) -> [LeaseOutcome] {
         let arena = try await sharedArena(deadline)
         let most = session?.batchKeyCountMax ?? 0
-        guard keys.count <= most, releasing.count <= 1_024,
-            16 + 8 * releasing.count + 32 * keys.count <= Limits.bodyByteCountMax
+        guard keys.count <= most, releasing.count <= Limits.batchKeyCountMax,
+            LeaseRequest.fixedByteCount + 8 * releasing.count
+                + ChunkKey.byteCount * keys.count <= Limits.bodyByteCountMax
         else {
             throw .unusable(
                 .limitExceeded, "\(keys.count) keys and \(releasing.count) leases at once")
         }
         return try await call(.lease, deadline: deadline) { body in
-            body.append(UInt16(keys.count))
-            body.append(UInt16(releasing.count))
-            body.append(milliseconds)
-            body.append(UInt64(0))
+            LeaseRequest.encode(
+                &body, keyCount: keys.count, releasedCount: releasing.count,
+                milliseconds: milliseconds)
             for lease in releasing { body.append(lease) }
             for key in keys { body.append(key) }
-        } decode: { body in
-            leaseOutcomes(&body, count: keys.count, in: arena)
+        } decode: { body throws(WireFault) in
+            let answer = try LeaseAnswer.decode(body)
+            guard answer.records.count == keys.count else {
+                throw .badCount(answer.records.count)
+            }
+            var outcomes: [LeaseOutcome] = []
+            outcomes.reserveCapacity(keys.count)
+            for record in answer.records {
+                outcomes.append(try outcome(record, answer.expiry, in: arena))
+            }
+            return outcomes
         }
     }
 
@@ -73,15 +83,15 @@ extension Client {
     package func release(
         _ leases: [UInt64], deadline: Instant
     ) async throws(ClientError) -> Int {
-        guard leases.count <= 1_024 else {
-            throw .unusable(.limitExceeded, "\(leases.count) leases at once; at most 1024")
+        guard !leases.isEmpty else { return 0 }
+        guard leases.count <= Limits.batchKeyCountMax else {
+            throw .unusable(.limitExceeded, "\(leases.count) leases at once")
         }
         return try await call(.release, deadline: deadline) { body in
-            body.append(UInt16(leases.count))
-            body.append(zeros: 6)
+            ReleaseRequest.encode(&body, leaseCount: leases.count)
             for lease in leases { body.append(lease) }
-        } decode: { body in
-            body.read(UInt32.self).map { Int($0) }
+        } decode: { body throws(WireFault) in
+            Int(try ReleaseAnswer.decode(body).releasedCount)
         }
     }
 
@@ -99,11 +109,10 @@ extension Client {
         let link = try await begin(deadline)
         defer { end() }
         guard arena != nil, let mapper = options.mapper else { throw Self.notShared }
+        try checkChunk(byteCount)
         let frame = try link.prepare(
-            .reserve, deadlineMilliseconds: milliseconds(until: deadline)
-        ) { body in
-            appendPutBody(label, byteCount, to: &body)
-        }
+            .reserve, deadlineMilliseconds: milliseconds(until: deadline),
+            fill: putRequest(label, byteCount).encode)
         try await link.send(frame, deadline: deadline)
         let (answer, descriptor) = try await link.receiveAnswerWithDescriptor(
             mapper: mapper, deadline: deadline)
@@ -113,21 +122,21 @@ extension Client {
             try accept(answer, on: link)
             return nil
         }
-        var body = link.body(of: answer)
-        guard let id = body.read(UInt64.self), let offset = body.read(UInt64.self),
-            let regionByteCount = body.read(UInt64.self), let expiry = body.read(UInt64.self)
-        else {
+        let place: ReserveAnswer
+        do throws(ClientError) {
+            place = try decode(answer, on: link, ReserveAnswer.decode)
+        } catch {
             if let descriptor { mapper.discard(descriptor) }
-            throw link.failing(.broken("the answer to RESERVE has a body that is none"))
+            throw error
         }
         if let descriptor {
-            staging = try map(descriptor, regionByteCount, .readWrite, mapper: mapper, on: link)
+            staging = try map(
+                descriptor, place.stagingByteCount, .readWrite, mapper: mapper, on: link)
         }
-        guard let staging, let bytes = slice(of: staging.bytes, offset, byteCount) else {
-            throw link.failing(.broken("a reservation lies outside the staging region"))
-        }
+        guard let staging, let bytes = slice(of: staging.bytes, place.stagingOffset, byteCount)
+        else { throw link.failing(.broken("a reservation lies outside the staging region")) }
         return Reservation(
-            id: id, bytes: bytes, expiry: Instant(nanoseconds: expiry), owner: staging.owner)
+            id: place.reservationID, bytes: bytes, expiry: place.expiry, owner: staging.owner)
     }
 
     /// Publishes what `reservation` was filled with. One pass over the bytes for the checksum.
@@ -140,21 +149,17 @@ extension Client {
         let checksum = Checksum.of(reservation.bytes)
         let link = try await begin(deadline)
         defer { end() }
+        let request = CommitRequest(reservationID: reservation.id, checksum: checksum)
         let frame = try link.prepare(
-            .commit, deadlineMilliseconds: milliseconds(until: deadline)
-        ) { body in
-            body.append(reservation.id)
-            body.append(checksum)
-        }
+            .commit, deadlineMilliseconds: milliseconds(until: deadline), fill: request.encode)
         try await link.send(frame, deadline: deadline)
         return try putOutcome(try await link.receiveAnswer(deadline: deadline), on: link)
     }
 
     /// Gives `reservation` back without publishing anything.
     package func abort(_ reservation: Reservation, deadline: Instant) async throws(ClientError) {
-        try await call(.abort, deadline: deadline) { body in
-            body.append(reservation.id)
-        }
+        let request = AbortRequest(reservationID: reservation.id)
+        try await call(.abort, deadline: deadline, fill: request.encode)
     }
 
     /// Stores `bytes` through shared memory: reserve, copy, commit. Errors as for these.
@@ -181,32 +186,18 @@ extension Client {
         return arena
     }
 
-    private func leaseOutcomes(
-        _ body: inout FieldReader, count: Int, in arena: MappedMemory
-    ) -> [LeaseOutcome]? {
-        guard body.read(UInt32.self) == UInt32(count), body.skip(4),
-            let expiry = body.read(UInt64.self)
-        else { return nil }
-        var outcomes: [LeaseOutcome] = []
-        outcomes.reserveCapacity(count)
-        for _ in 0..<count {
-            guard let record = LeaseRecord(body: &body) else { return nil }
-            guard record.status == .ok else {
-                outcomes.append(.missed(record.status))
-                continue
-            }
-            guard let bytes = slice(of: arena.bytes, record.offset, record.byteCount) else {
-                return nil
-            }
-            outcomes.append(
-                .leased(
-                    LeasedChunk(
-                        id: record.lease, bytes: bytes, level: record.level,
-                        checksum: record.checksum,
-                        timeToLiveMilliseconds: timeToLive(record.timeToLive),
-                        expiry: Instant(nanoseconds: expiry), owner: arena.owner)))
+    private func outcome(
+        _ record: LeaseRecord, _ expiry: Instant, in arena: MappedMemory
+    ) throws(WireFault) -> LeaseOutcome {
+        guard record.status == .ok else { return .missed(record.status) }
+        guard let bytes = slice(of: arena.bytes, record.arenaOffset, record.chunkByteCount) else {
+            throw .badValue
         }
-        return outcomes
+        return .leased(
+            LeasedChunk(
+                id: record.leaseID, bytes: bytes, level: record.level, checksum: record.checksum,
+                timeToLiveMilliseconds: timeToLive(record.timeToLiveMilliseconds),
+                expiry: expiry, owner: arena.owner))
     }
 
     private func slice(

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 package import KVCore
+package import Wire
 
 extension Client {
     /// Brings the chunks of `keys` to where `place` says, in the order of the keys, and verifies
@@ -17,14 +18,15 @@ extension Client {
         let link = try await begin(deadline)
         defer { end() }
         let frame = try link.prepare(.get, deadlineMilliseconds: milliseconds(until: deadline)) {
-            appendGetBody(keys, options, to: &$0)
+            GetRequest.encode(&$0, keyCount: keys.count, layout: options.layout)
+            for key in keys { $0.append(key) }
         }
         try await link.send(frame, deadline: deadline)
         var outcomes: [GetOutcome] = []
         outcomes.reserveCapacity(keys.count)
         while outcomes.count < keys.count {
             let answer = try await link.receiveAnswer(deadline: deadline)
-            if outcomes.isEmpty, !answer.header.hasMore, answer.status != .ok,
+            if outcomes.isEmpty, !answer.hasMore, answer.status != .ok,
                 !isPerKey(answer, on: link, keyCount: keys.count)
             {
                 throw refusing(answer, on: link)
@@ -32,7 +34,7 @@ extension Client {
             let outcome = try await receiveChunk(
                 answer, index: outcomes.count, on: link, deadline: deadline, place: place)
             outcomes.append(outcome)
-            guard answer.header.hasMore == (outcomes.count < keys.count) else {
+            guard answer.hasMore == (outcomes.count < keys.count) else {
                 throw link.failing(.broken("an answer to GET has a wrong \"more\" flag"))
             }
         }
@@ -83,33 +85,30 @@ extension Client {
 
     /// Asks which of `keys` are there, without bringing their bytes. Counts as a use of them.
     package func lookup(
-        _ keys: [ChunkKey], _ mode: LookupMode, deadline: Instant
+        _ keys: [ChunkKey], _ mode: LookupRequest.Mode, deadline: Instant
     ) async throws(ClientError) -> LookupAnswer {
         try checkBatch(keys)
         return try await call(.lookup, deadline: deadline) { body in
-            body.append(UInt16(keys.count))
-            body.append(mode.rawValue)
-            body.append(zeros: 5)
+            LookupRequest.encode(&body, keyCount: keys.count, mode: mode)
             for key in keys { body.append(key) }
-        } decode: { body in
-            LookupAnswer(body: &body, keyCount: keys.count, mode: mode)
+        } decode: { body throws(WireFault) in
+            let answer = try LookupAnswer.decode(body)
+            let count = mode == .everyKey ? keys.count : answer.prefixCount
+            guard answer.records.count == count, answer.prefixCount <= keys.count else {
+                throw .badCount(answer.records.count)
+            }
+            return answer
         }
     }
 
     /// The daemon's numbers about itself and this namespace.
     package func nodeStatistics(deadline: Instant) async throws(ClientError) -> [NodeStatistic] {
-        try await call(.stat, deadline: deadline) { body in
-            body.append(zeros: 8)
-        } decode: { body in
-            guard let count = body.read(UInt32.self) else { return nil }
-            var statistics: [NodeStatistic] = []
-            for _ in 0..<count {
-                guard let size = body.read(UInt8.self), let name = body.readText(Int(size)),
-                    let value = body.read(UInt64.self)
-                else { return nil }
-                statistics.append(NodeStatistic(name: name, value: value))
+        try await call(
+            .stat, deadline: deadline, fill: StatRequest.node.encode
+        ) { body throws(WireFault) in
+            try StatAnswer.decode(body).pairs.map {
+                NodeStatistic(name: $0.name, value: $0.value)
             }
-            return statistics
         }
     }
 
@@ -118,13 +117,9 @@ extension Client {
         _ key: ChunkKey, deadline: Instant
     ) async throws(ClientError) -> FoundChunk? {
         do throws(ClientError) {
-            return try await call(.stat, deadline: deadline) { body in
-                body.append(UInt8(1))
-                body.append(zeros: 7)
-                body.append(key)
-            } decode: { body in
-                FoundChunk(body: &body)
-            }
+            return try await call(
+                .stat, deadline: deadline, fill: StatRequest.chunk(key).encode,
+                decode: FoundChunk.decode)
         } catch {
             guard error.kind == .refused, error.status == .notFound else { throw error }
             return nil
@@ -147,17 +142,6 @@ extension Client {
         }
     }
 
-    private func appendGetBody(
-        _ keys: [ChunkKey], _ options: GetOptions, to body: inout FieldWriter
-    ) {
-        body.append(UInt16(keys.count))
-        body.append(UInt8(options.decodes ? 0 : 255))
-        body.append(UInt8(options.layout == nil ? 0 : 1))
-        body.append(zeros: 4)
-        body.append(options.layout ?? .opaque)
-        for key in keys { body.append(key) }
-    }
-
     /// Whether an answer that is not `ok` and stands alone is about the only key of the request;
     /// otherwise it refuses the request as a whole. Only these statuses are about one key.
     private func isPerKey(_ answer: Answer, on link: Link<R>, keyCount: Int) -> Bool {
@@ -172,18 +156,19 @@ extension Client {
         _ answer: Answer, index: Int, on link: Link<R>, deadline: Instant,
         place: (FoundChunk) -> PinnedBytes?
     ) async throws(ClientError) -> GetOutcome {
-        var body = link.body(of: answer)
         guard answer.status == .ok else {
-            guard let told = body.read(UInt32.self), told == index,
-                answer.header.payloadByteCount == 0
-            else { throw link.failing(.broken("a miss of GET has a wrong index or a payload")) }
-            if answer.closesConnection {
-                throw link.failing(link.refusal(answer, textOffset: 4))
+            let miss = try decode(answer, on: link, ChunkRefusal.decode)
+            guard miss.index == index, answer.header.payloadByteCount == 0 else {
+                throw link.failing(.broken("a miss of GET has a wrong index or a payload"))
             }
-            return .missed(answer.status ?? .internal)
+            if answer.closesConnection {
+                throw link.failing(
+                    ClientError(.refused, status: answer.status, message: miss.message))
+            }
+            return .missed(answer.status)
         }
-        guard let chunk = FoundChunk(body: &body), chunk.index == index,
-            UInt64(chunk.byteCount) == answer.header.payloadByteCount
+        let chunk = try decode(answer, on: link, FoundChunk.decode)
+        guard chunk.index == index, UInt64(chunk.byteCount) == answer.header.payloadByteCount
         else { throw link.failing(.broken("a chunk of GET has a wrong index or size")) }
         guard let target = place(chunk) else {
             try await link.skipPayload(UInt64(chunk.byteCount), deadline: deadline)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 package import KVCore
 import Kernels
+import Wire
 
 /// A PUT between its first and its last part.
 struct OpenPut {
@@ -87,37 +88,25 @@ extension Client {
     ) async throws(ClientError) -> [Bool] {
         try checkBatch(keys)
         return try await call(.delete, deadline: deadline) { body in
-            body.append(UInt16(keys.count))
-            body.append(zeros: 6)
+            DeleteRequest.encode(&body, keyCount: keys.count)
             for key in keys { body.append(key) }
-        } decode: { body in
-            guard body.read(UInt32.self) != nil, let count = body.read(UInt32.self),
-                count == keys.count
-            else { return nil }
-            var deleted: [Bool] = []
-            for _ in 0..<keys.count {
-                guard let status = body.read(UInt16.self) else { return nil }
-                deleted.append(status == Status.ok.rawValue)
+        } decode: { body throws(WireFault) in
+            let answer = try DeleteAnswer.decode(body)
+            guard answer.statuses.count == keys.count else {
+                throw .badCount(answer.statuses.count)
             }
-            return deleted
+            return answer.statuses.map { $0 == .ok }
         }
     }
 
     private func preparePut(
         _ label: ChunkLabel, _ byteCount: UInt64, on link: Link<R>, deadline: Instant
     ) throws(ClientError) -> PinnedBytes {
-        guard byteCount > 0 else { throw .unusable(.malformed, "a chunk has at least one byte") }
-        guard byteCount <= session?.chunkByteCountMax ?? 0 else {
-            throw .unusable(
-                .tooLarge,
-                "\(byteCount) bytes; the daemon takes \(session?.chunkByteCountMax ?? 0)")
-        }
+        try checkChunk(byteCount)
         return try link.prepare(
             .put, deadlineMilliseconds: milliseconds(until: deadline),
-            payloadByteCount: byteCount + 8
-        ) { body in
-            appendPutBody(label, byteCount, to: &body)
-        }
+            payloadByteCount: byteCount + UInt64(PutRequest.checksumByteCount),
+            fill: putRequest(label, byteCount).encode)
     }
 
     private func putAnswer(
@@ -133,13 +122,20 @@ extension Client {
         return .stored
     }
 
-    /// The body of PUT and RESERVE.
-    func appendPutBody(_ label: ChunkLabel, _ byteCount: UInt64, to body: inout FieldWriter) {
-        body.append(label.key)
-        body.append(label.layout)
-        body.append(byteCount)
-        body.append(label.timeToLiveMilliseconds)
-        body.append(zeros: 12)
+    /// The body of PUT and RESERVE. The caller has checked `byteCount` against the session.
+    func putRequest(_ label: ChunkLabel, _ byteCount: UInt64) -> PutRequest {
+        PutRequest(
+            key: label.key, layout: label.layout, chunkByteCount: Int(byteCount),
+            timeToLiveMilliseconds: label.timeToLiveMilliseconds)
+    }
+
+    /// Throws `unusable` when a chunk cannot have `byteCount` bytes.
+    func checkChunk(_ byteCount: UInt64) throws(ClientError) {
+        guard byteCount > 0 else { throw .unusable(.malformed, "a chunk has at least one byte") }
+        let most = min(session?.chunkByteCountMax ?? 0, UInt64(Limits.chunkByteCountMax))
+        guard byteCount <= most else {
+            throw .unusable(.tooLarge, "\(byteCount) bytes; the daemon takes up to \(most)")
+        }
     }
 
     /// Throws `unusable` when `keys` is no batch that the daemon takes.

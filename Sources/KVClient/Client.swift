@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 package import KVCore
-import Kernels
+import Wire
 
 /// A client of one daemon, over one connection that is opened when a call needs it.
 ///
@@ -9,6 +9,9 @@ import Kernels
 /// progress makes another client. Every call takes a deadline and ends by then. When a call
 /// fails in the middle of a frame the connection is closed, and the next call opens another one,
 /// after a delay that doubles with every attempt that failed. Nothing is sent twice on its own.
+///
+/// Its owner closes it, on the executor, before letting go of it; the daemon might take a while
+/// to notice otherwise.
 ///
 /// Two buffers of about 70 KiB are allocated per connection, nothing per request except what the
 /// calls say.
@@ -73,10 +76,10 @@ package final class Client<R: Reactor> {
     // MARK: The frame of every call
 
     /// Sends a request without payload and receives its one answer; throws `refused` unless the
-    /// answer is `ok`. `decode` reads the answer's body; nil from it breaks the protocol.
+    /// answer is `ok`. `decode` reads the answer's body; a fault from it ends the connection.
     func call<Result>(
         _ verb: Verb, deadline: Instant, fill: (inout FieldWriter) -> Void,
-        decode: (inout FieldReader) -> Result?
+        decode: (PinnedBytes) throws(WireFault) -> Result
     ) async throws(ClientError) -> Result {
         let link = try await begin(deadline)
         defer { isInCall = false }
@@ -85,11 +88,18 @@ package final class Client<R: Reactor> {
         try await link.send(frame, deadline: deadline)
         let answer = try await link.receiveAnswer(deadline: deadline)
         try accept(answer, on: link)
-        var reader = link.body(of: answer)
-        guard let result = decode(&reader) else {
-            throw link.failing(.broken("the answer to \(verb) has a body that is none"))
+        return try self.decode(answer, on: link, decode)
+    }
+
+    /// Reads an answer's body; a body that is none ends the connection.
+    func decode<Result>(
+        _ answer: Answer, on link: Link<R>, _ decode: (PinnedBytes) throws(WireFault) -> Result
+    ) throws(ClientError) -> Result {
+        do throws(WireFault) {
+            return try decode(link.body(of: answer))
+        } catch {
+            throw link.failing(.broken("the body of an answer: \(error.message)"))
         }
-        return result
     }
 
     /// As above, for an answer whose body is empty or does not matter.
@@ -206,28 +216,19 @@ package final class Client<R: Reactor> {
     private func hello(
         _ link: Link<R>, deadline: Instant
     ) async throws(ClientError) -> Session {
-        let namespace = Array(options.namespace.utf8)
-        let name = Array(options.name.utf8.prefix(Limits.namespaceByteCountMax))
-        guard namespace.count <= Limits.namespaceByteCountMax,
+        guard options.namespace.utf8.count <= Limits.namespaceByteCountMax,
             options.token.count <= Limits.tokenByteCountMax
         else {
             throw .unusable(.limitExceeded, "the namespace or the token is too long")
         }
         let mapper = link.isLocal ? options.mapper : nil
+        var request = HelloRequest()
+        request.wanted = mapper == nil ? [] : .sharedMemory
+        request.namespace = options.namespace
+        request.token = options.token
+        request.clientName = options.name
         let frame = try link.prepare(
-            .hello, deadlineMilliseconds: milliseconds(until: deadline)
-        ) { body in
-            body.append(UInt8(1))
-            body.append(UInt8(1))
-            body.append(UInt16(0))
-            body.append(UInt64(mapper == nil ? 0 : 1))
-            body.append(UInt8(namespace.count))
-            body.append(namespace)
-            body.append(UInt16(options.token.count))
-            body.append(options.token)
-            body.append(UInt8(name.count))
-            body.append(name)
-        }
+            .hello, deadlineMilliseconds: milliseconds(until: deadline), fill: request.encode)
         try await link.send(frame, deadline: deadline)
         guard let mapper else {
             let answer = try await link.receiveAnswer(deadline: deadline)
@@ -258,11 +259,11 @@ package final class Client<R: Reactor> {
             // Whatever the status, a connection without HELLO is of no use.
             throw link.failing(error)
         }
-        var body = link.body(of: answer)
-        guard let session = Session(helloBody: &body) else {
-            throw link.failing(.broken("the answer to HELLO has a body that is none"))
+        let hello = try decode(answer, on: link, HelloAnswer.decode)
+        guard hello.version == FrameHeader.version else {
+            throw link.failing(.broken("the daemon chose version \(hello.version)"))
         }
-        return session
+        return Session(hello)
     }
 
     /// Maps what the daemon sent; the descriptor is taken over in any case.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 package import KVCore
+import Wire
 
 /// Where and how a `Client` connects. A value.
 package struct ClientOptions: Sendable {
@@ -50,4 +51,16 @@ package struct Session: Sendable {
     package let stagingByteCountMax: UInt64
     /// The daemon's name and version, for people.
     package let daemonName: String
+
+    init(_ hello: HelloAnswer) {
+        let shares = hello.granted.contains(.sharedMemory)
+        secret = hello.namespaceSecret
+        nodeID = hello.nodeID
+        batchKeyCountMax = Int(hello.batchKeyCountMax)
+        chunkByteCountMax = hello.chunkByteCountMax
+        leaseMillisecondsMax = hello.leaseMillisecondsMax
+        arenaByteCount = shares ? hello.arenaByteCount : 0
+        stagingByteCountMax = shares ? hello.stagingByteCountMax : 0
+        daemonName = hello.daemonName
+    }
 }

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 import KVCore
 import Kernels
+import Wire
 
 /// Payloads up to this are sent in one piece with header, body and checksum.
 let coalescedByteCountMax = 4 << 10
 /// Bytes that a receive may take beyond the frame it wants, to save a system call.
 private let readAheadByteCount = 4 << 10
 private let outboxByteCount =
-    FrameLayout.headerByteCount + Limits.bodyByteCountMax + coalescedByteCountMax + 8
+    FrameHeader.byteCount + Limits.bodyByteCountMax + coalescedByteCountMax + 8
 private let inboxByteCount =
-    FrameLayout.headerByteCount + Limits.bodyByteCountMax + readAheadByteCount
+    FrameHeader.byteCount + Limits.bodyByteCountMax + readAheadByteCount
 
 /// One connection as frames: sends requests, receives answers, and is never used again after an
 /// answer that is incomplete or breaks the protocol.
@@ -25,15 +26,12 @@ final class Link<R: Reactor> {
     private var inboxStart = 0
     private var inboxEnd = 0
     private var requestID: UInt64 = 0
+    private var verb = Verb.hello
     private(set) var isOpen = true
 
     /// A link over `stream`, which it owns from now on.
     init(stream: R.Stream) {
         self.stream = stream
-    }
-
-    deinit {
-        stream.close()
     }
 
     /// Whether the other side is on this host, so that memory can be shared.
@@ -63,16 +61,12 @@ final class Link<R: Reactor> {
             throw failing(.broken("bytes came that no request had asked for"))
         }
         requestID &+= 1
-        let headerByteCount = FrameLayout.headerByteCount
-        var writer = FieldWriter(
-            outbox.bytes.slice(offset: headerByteCount, count: Limits.bodyByteCountMax))
-        fill(&writer)
-        writeHeader(
-            into: outbox.bytes.prefix(headerByteCount), verb: verb, requestID: requestID,
-            deadlineMilliseconds: deadlineMilliseconds,
-            body: outbox.bytes.slice(offset: headerByteCount, count: writer.count),
-            payloadByteCount: payloadByteCount)
-        return outbox.bytes.prefix(headerByteCount + writer.count)
+        var header = FrameHeader(
+            verbNumber: verb.rawValue, requestID: requestID,
+            deadlineMilliseconds: deadlineMilliseconds)
+        header.payloadByteCount = payloadByteCount
+        self.verb = verb
+        return header.encode(into: outbox.bytes, body: fill)
     }
 
     /// Sends `frame` as `prepare` returned it.
@@ -143,7 +137,7 @@ final class Link<R: Reactor> {
         }
         do throws(ClientError) {
             let answer = try await receiveAnswer(deadline: deadline)
-            guard let status = answer.status, status != .ok else { return failing(lost) }
+            guard answer.status != .ok else { return failing(lost) }
             return failing(refusal(answer))
         } catch {
             return error.kind == .refused ? error : failing(lost)
@@ -157,7 +151,7 @@ final class Link<R: Reactor> {
     ///
     /// Throws `refused` when the daemon speaks up on its own account (request id 0) and closes.
     func receiveAnswer(deadline: Instant) async throws(ClientError) -> Answer {
-        let size = FrameLayout.headerByteCount
+        let size = FrameHeader.byteCount
         try await fill(size, deadline: deadline)
         return try await finishAnswer(deadline: deadline)
     }
@@ -222,42 +216,46 @@ final class Link<R: Reactor> {
     }
 
     /// The error that an answer with a status other than `ok` stands for. Does not close.
-    func refusal(_ answer: Answer, textOffset: Int = 0) -> ClientError {
-        let body = inbox.bytes.slice(offset: answer.bodyOffset, count: answer.header.bodyByteCount)
-        var reader = FieldReader(body)
+    func refusal(_ answer: Answer) -> ClientError {
+        var reader = FieldReader(body(of: answer))
         var message = ""
-        if reader.skip(textOffset), let count = reader.read(UInt16.self),
-            count <= Limits.messageByteCountMax, let text = reader.readText(Int(count))
-        {
-            message = text
+        do throws(WireFault) {
+            message = try reader.readErrorText()
+        } catch {
+            // A refusal without a text is a refusal all the same.
+            message = ""
         }
-        return ClientError(.refused, status: answer.status ?? .internal, message: message)
+        return ClientError(.refused, status: answer.status, message: message)
     }
 
-    /// A reader of the answer's body.
-    func body(of answer: Answer) -> FieldReader {
-        FieldReader(
-            inbox.bytes.slice(offset: answer.bodyOffset, count: answer.header.bodyByteCount))
+    /// The answer's body.
+    func body(of answer: Answer) -> PinnedBytes {
+        inbox.bytes.slice(offset: answer.bodyOffset, count: answer.header.bodyByteCount)
     }
 
     private func finishAnswer(deadline: Instant) async throws(ClientError) -> Answer {
-        let size = FrameLayout.headerByteCount
-        let header: AnswerHeader
-        switch readHeader(inbox.bytes.slice(offset: inboxStart, count: size)) {
-        case .success(let good): header = good
-        case .failure(let error): throw failing(error)
+        let size = FrameHeader.byteCount
+        let header: FrameHeader
+        do throws(WireFault) {
+            header = try FrameHeader.decode(inbox.bytes.slice(offset: inboxStart, count: size))
+        } catch {
+            throw failing(.broken(error.message))
+        }
+        guard header.flags.contains(.response) else {
+            throw failing(.broken("a frame came that is not marked as an answer"))
         }
         try await fill(size + header.bodyByteCount, deadline: deadline)
         let answer = Answer(header: header, bodyOffset: inboxStart + size)
-        let body = inbox.bytes.slice(offset: answer.bodyOffset, count: header.bodyByteCount)
-        guard body.withBytes({ Checksum.short($0) }) == header.bodyChecksum else {
-            throw failing(.broken("an answer's body does not match its checksum"))
+        do throws(WireFault) {
+            try header.verify(body: body(of: answer))
+        } catch {
+            throw failing(.broken(error.message))
         }
         inboxStart += size + header.bodyByteCount
         if header.requestID == 0, answer.status != .ok {
             throw failing(refusal(answer))
         }
-        guard header.requestID == requestID else {
+        guard header.requestID == requestID, header.verbNumber == verb.rawValue else {
             throw failing(
                 .broken("an answer is for request \(header.requestID), not \(requestID)"))
         }
@@ -295,18 +293,21 @@ final class Link<R: Reactor> {
 
 /// An answer's header, and where in the link's inbox its body lies.
 struct Answer {
-    let header: AnswerHeader
+    let header: FrameHeader
     let bodyOffset: Int
 
-    /// The status; nil when this version of the protocol does not know the number.
-    var status: Status? { Status(rawValue: header.status) }
+    /// The status; a number that this version of the protocol does not know is `internal`.
+    var status: Status { header.status }
+
+    /// Whether another answer to the same request follows.
+    var hasMore: Bool { header.flags.contains(.more) }
 
     /// Whether the daemon closes the connection after this answer.
     var closesConnection: Bool {
-        if header.isFinal { return true }
+        if header.flags.contains(.finalBad) { return true }
         switch status {
         case .unauthorized, .malformed, .versionMismatch, .helloRequired, .shuttingDown,
-            .internal, nil:
+            .internal:
             return true
         default: return false
         }
