@@ -21,12 +21,15 @@
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010
 #endif
+#ifndef MFD_HUGE_2MB
+#define MFD_HUGE_2MB (21U << 26)
+#endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
 
 int clinux_memory_file(const char *name, size_t byte_count, bool huge) {
-    const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB : 0);
+    const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
     const int descriptor = memfd_create(name, flags);
     if (descriptor < 0) return -errno;
     if (ftruncate(descriptor, (off_t)byte_count) != 0) {
@@ -72,6 +75,15 @@ int clinux_memory_populate(void *start, size_t byte_count) {
 int64_t clinux_file_byte_count(int descriptor) {
     struct stat status;
     return fstat(descriptor, &status) == 0 ? (int64_t)status.st_size : -errno;
+}
+
+int clinux_file_read_text(const char *path, char *text, uint32_t count) {
+    const int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) return -errno;
+    const ssize_t result = read(descriptor, text, count);
+    const int error = errno;
+    close(descriptor);
+    return result < 0 ? -error : (int)result;
 }
 
 int clinux_file_open(const char *path, int mode) {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Glibc
 import KVCore
 import LinuxIO
 
@@ -60,6 +61,32 @@ func fault(_ body: () async throws -> Void) async -> IOFault? {
     }
 }
 
+/// Both ends of a connection over `address`.
+func connectedPair(
+    _ reactor: RingReactor, _ address: StreamAddress
+) async throws -> (RingStream, RingStream) {
+    let listener = try reactor.listen(on: address)
+    let client = try await reactor.connect(to: listener.address, deadline: soon(reactor))
+    let server = reactor.adopt(try await listener.accept())
+    listener.close()
+    return (client, server)
+}
+
+/// A deadline that only a hanging operation meets.
+func soon(_ reactor: RingReactor) -> Instant { reactor.now().adding(milliseconds: 10_000) }
+
+enum Family: CaseIterable {
+    case tcp4, tcp6, unix
+
+    var address: StreamAddress {
+        switch self {
+        case .tcp4: .tcp(host: "127.0.0.1", port: 0)
+        case .tcp6: .tcp(host: "::1", port: 0)
+        case .unix: .unix(path: temporaryPath("socket"))
+        }
+    }
+}
+
 extension OwnedBytes {
     func fill(_ seed: UInt8) {
         bytes.withMutableBytes { span in
@@ -77,5 +104,9 @@ extension PinnedBytes {
         withBytes { span in
             (0..<span.byteCount).map { unsafe span.unsafeLoad(fromByteOffset: $0, as: UInt8.self) }
         }
+    }
+
+    func isEqual(to other: PinnedBytes) -> Bool {
+        unsafe count == other.count && memcmp(start, other.start, count) == 0
     }
 }

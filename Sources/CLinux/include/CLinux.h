@@ -146,8 +146,7 @@ int clinux_message_take(clinux_scratch *scratch);
 
 // ---- Memory, files, threads (system.c) ----
 
-enum { CLINUX_PAGES_SMALL = 0, CLINUX_PAGES_HUGE = 1 };
-
+// A memfd of `byte_count` bytes that can be sealed; `huge`: of 2 MiB pages (MFD_HUGETLB).
 int clinux_memory_file(const char *name, size_t byte_count, bool huge);
 // F_SEAL_SHRINK | F_SEAL_GROW, with `read_only` also F_SEAL_FUTURE_WRITE, with `final` F_SEAL_SEAL.
 int clinux_memory_seal(int descriptor, bool read_only, bool final);
@@ -159,6 +158,8 @@ int clinux_memory_advise_huge(void *start, size_t byte_count);
 // MADV_POPULATE_WRITE: touches every page, so that none faults later.
 int clinux_memory_populate(void *start, size_t byte_count);
 int64_t clinux_file_byte_count(int descriptor);
+// Reads up to `count` bytes of the (small) file at `path`; returns how many.
+int clinux_file_read_text(const char *path, char *text, uint32_t count);
 
 enum { CLINUX_OPEN_READ_ONLY = 0, CLINUX_OPEN_READ_WRITE = 1, CLINUX_OPEN_DIRECT = 2 };
 int clinux_file_open(const char *path, int mode);
