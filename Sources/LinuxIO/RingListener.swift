@@ -54,12 +54,8 @@ package final class RingListener: StreamListener {
         invariant(acceptID == nil, "two accepts on one listener")
         while true {
             guard !isClosed else { throw .closed }
-            guard let id = reactor.claim(deadline: .distantFuture) else {
-                throw Outcome.fault(reactor.refusal)
-            }
-            acceptID = id
             let operation = Operation(.accept, descriptor: descriptor)
-            let result = await reactor.perform(operation, id)
+            let result = await reactor.perform(operation) { acceptID = $0 }
             acceptID = nil
             if isClosed {
                 if result >= 0 { clinux_close(result) }

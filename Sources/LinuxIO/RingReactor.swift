@@ -24,6 +24,8 @@ package final class RingReactor: Reactor, @unchecked Sendable {
     private let wakeDescriptor: Int32
     private let phase = Atomic<UInt8>(Phase.running.rawValue)
     private let thread = Atomic<UInt64>(0)
+    /// Rounds of the loop so far. Any thread.
+    let roundCount = Atomic<UInt64>(0)
 
     // The reactor's thread only.
     private var slots: SlotTable
@@ -136,38 +138,38 @@ package final class RingReactor: Reactor, @unchecked Sendable {
     // MARK: The reactor's thread: operations
 
     /// Performs one operation and returns its result (see `Outcome`).
+    /// - Parameter started: gets the operation's id, for `cancel`, before it can complete.
     nonisolated(nonsending) func perform(
-        _ operation: Operation, deadline: Instant = .distantFuture
+        _ operation: Operation,
+        deadline: Instant = .distantFuture,
+        started: (UInt64) -> Void = { _ in }
     ) async -> Int32 {
-        guard let id = claim(deadline: deadline) else { return refusal }
-        return await perform(operation, id)
-    }
-
-    /// Why `claim` gave no slot.
-    var refusal: Int32 { isStopping ? Outcome.cancelled : Outcome.busy }
-
-    /// A slot for an operation that `perform(_:_:)` starts next; nil while stopping or full.
-    func claim(deadline: Instant) -> UInt64? {
-        executor.checkThread()
-        guard !isStopping else { return nil }
-        return slots.claim(deadline: deadline.nanoseconds, isSleep: false)
-    }
-
-    /// Performs one operation under a slot that was claimed.
-    nonisolated(nonsending) func perform(_ operation: Operation, _ id: UInt64) async -> Int32 {
-        // SAFETY: resumed by `complete`, once per slot.
+        // SAFETY: resumed by `begin` when it refuses, else by `complete`, once per slot.
         await unsafe withUnsafeContinuation { continuation in
-            unsafe begin(operation, id, continuation)
+            executor.checkThread()
+            guard let id = unsafe claim(deadline, isSleep: false, continuation) else { return }
+            started(id)
+            begin(operation, id)
         }
     }
 
-    private func begin(
-        _ operation: Operation, _ id: UInt64, _ continuation: UnsafeContinuation<Int32, Never>
-    ) {
-        executor.checkThread()
+    /// Claims a slot; without one it resumes the continuation with the reason.
+    private func claim(
+        _ deadline: Instant, isSleep: Bool, _ continuation: UnsafeContinuation<Int32, Never>
+    ) -> UInt64? {
+        let nanoseconds = deadline.nanoseconds
+        if !isStopping,
+            let id = unsafe slots.claim(deadline: nanoseconds, isSleep: isSleep, continuation) {
+            return id
+        }
+        // SAFETY: no slot holds the continuation, so this is the only time it is resumed.
+        unsafe continuation.resume(returning: isStopping ? Outcome.cancelled : Outcome.busy)
+        return nil
+    }
+
+    private func begin(_ operation: Operation, _ id: UInt64) {
         var operation = operation
         operation.raw.user_data = id
-        unsafe slots.wait(id, continuation)
         if faults.isArmed {
             let result = faults.apply(to: &operation)
             if result != 0 { slots.inject(id, result: result) }
@@ -193,23 +195,19 @@ package final class RingReactor: Reactor, @unchecked Sendable {
     }
 
     package nonisolated(nonsending) func sleep(until instant: Instant) async throws(IOFault) {
-        executor.checkThread()
-        guard !isStopping else { throw .cancelled }
-        guard let id = slots.claim(deadline: instant.nanoseconds, isSleep: true) else {
-            throw .busy
-        }
-        sleeps.insert(id, until: instant.nanoseconds)
-        // SAFETY: resumed by `complete`, once per slot.
+        // SAFETY: resumed by `claim` when it refuses, else by `complete`, once per slot.
         let result = await unsafe withUnsafeContinuation { continuation in
-            unsafe slots.wait(id, continuation)
+            executor.checkThread()
+            guard let id = unsafe claim(instant, isSleep: true, continuation) else { return }
+            sleeps.insert(id, until: instant.nanoseconds)
         }
         if result < 0 { throw Outcome.fault(result) }
     }
 
     package nonisolated(nonsending) func yield() async {
-        executor.checkThread()
         // SAFETY: resumed by `resumeYielded`, once, when it leaves the queue.
         await unsafe withUnsafeContinuation { continuation in
+            executor.checkThread()
             unsafe yielded.append(continuation)
         }
     }
@@ -259,6 +257,7 @@ package final class RingReactor: Reactor, @unchecked Sendable {
 
     /// Jobs, then one system call that submits and waits, then completions.
     private func round() {
+        roundCount.store(roundCount.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
         executor.runJobs(countMax: ReactorLimits.jobsPerRoundMax)
         resumeYielded()
         if isStopping { cancelAll() }

@@ -79,11 +79,7 @@ package final class RingStream: ByteStream {
         _ operation: Operation, _ deadline: Instant
     ) async throws(IOFault) -> Int {
         while true {
-            guard let id = reactor.claim(deadline: deadline) else {
-                throw Outcome.fault(reactor.refusal)
-            }
-            receiveID = id
-            let result = await reactor.perform(operation, id)
+            let result = await reactor.perform(operation, deadline: deadline) { receiveID = $0 }
             receiveID = nil
             if isClosed || result == 0 { throw .closed }
             if result > 0 { return Int(result) }
@@ -170,11 +166,7 @@ package final class RingStream: ByteStream {
         _ operation: Operation, _ deadline: Instant
     ) async throws(IOFault) -> Int {
         while true {
-            guard let id = reactor.claim(deadline: deadline) else {
-                throw Outcome.fault(reactor.refusal)
-            }
-            sendID = id
-            let result = await reactor.perform(operation, id)
+            let result = await reactor.perform(operation, deadline: deadline) { sendID = $0 }
             sendID = nil
             if isClosed { throw .closed }
             if result >= 0 { return Int(result) }

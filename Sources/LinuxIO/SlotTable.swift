@@ -10,7 +10,6 @@
 struct SlotTable: ~Copyable {
     enum State: UInt8 {
         case free
-        /// Claimed; the continuation may not be there yet.
         case inFlight
         /// Cancelled because its deadline passed.
         case overdue
@@ -56,9 +55,11 @@ struct SlotTable: ~Copyable {
         unsafe slots.deallocate()
     }
 
-    /// Claims a slot for an operation with `deadline` (`.max`: none).
+    /// Claims a slot for an operation with `deadline` (`.max`: none) that `continuation` waits for.
     /// - Returns: the slot's id; nil when all slots are in use.
-    mutating func claim(deadline: UInt64, isSleep: Bool) -> UInt64? {
+    mutating func claim(
+        deadline: UInt64, isSleep: Bool, _ continuation: UnsafeContinuation<Int32, Never>
+    ) -> UInt64? {
         let index: Int
         if firstFree != Self.none {
             index = Int(firstFree)
@@ -77,7 +78,7 @@ struct SlotTable: ~Copyable {
         unsafe slots[index].deadline = deadline
         unsafe slots[index].isSleep = isSleep
         unsafe slots[index].injected = 0
-        unsafe slots[index].continuation = nil
+        unsafe slots[index].continuation = continuation
         inFlightCount += 1
         if deadline != .max && !isSleep {
             deadlineCount += 1
@@ -96,13 +97,6 @@ struct SlotTable: ~Copyable {
                 && slots[index].state != .free,
             "a completion names an operation that is not in flight")
         return index
-    }
-
-    /// Names who waits for the operation.
-    mutating func wait(_ id: UInt64, _ continuation: UnsafeContinuation<Int32, Never>) {
-        let index = index(of: id)
-        // SAFETY: `index(of:)` checked the index.
-        unsafe slots[index].continuation = continuation
     }
 
     /// Puts `result` in place of the one that the kernel will report.
@@ -138,7 +132,7 @@ struct SlotTable: ~Copyable {
         // SAFETY: `index(of:)` checked the index.
         let slot = unsafe slots[index]
         guard let continuation = unsafe slot.continuation else {
-            preconditionFailure("an operation completed before anybody waited for it")
+            preconditionFailure("an operation is in flight and nobody waits for it")
         }
         if slot.deadline != .max && !slot.isSleep {
             deadlineCount -= 1

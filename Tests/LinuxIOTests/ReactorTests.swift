@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+import Glibc
+import KVCore
+@testable import LinuxIO
+import Synchronization
+import Testing
+
+@Suite struct `A reactor` {
+    @Test(arguments: backends)
+    func `ends sleeps in the order of their instants`(
+        backend: ReactorOptions.Backend
+    ) async throws {
+        try await withShard(backend) { shard in
+            let reactor = shard.reactor
+            let start = reactor.now()
+            let order = Log()
+            var sleepers: [Task<Void, any Error>] = []
+            for delay: UInt64 in [30, 5, 20, 10, 25, 15, 0, 5] {
+                sleepers.append(
+                    Task {
+                        _ = shard
+                        try await reactor.sleep(until: start.adding(milliseconds: delay))
+                        order.entries.append(delay)
+                        #expect(reactor.now() >= start.adding(milliseconds: delay))
+                    })
+            }
+            for sleeper in sleepers { try await sleeper.value }
+            #expect(order.entries == [0, 5, 5, 10, 15, 20, 25, 30])
+            #expect(start.milliseconds(until: reactor.now()) < 2_000)
+        }
+    }
+
+    @Test(arguments: backends)
+    func `lets other jobs run when one yields`(backend: ReactorOptions.Backend) async throws {
+        try await withShard(backend) { shard in
+            let reactor = shard.reactor
+            let order = Log()
+            let other = Task {
+                _ = shard
+                order.entries.append(2)
+                await reactor.yield()
+                order.entries.append(4)
+            }
+            order.entries.append(1)
+            await reactor.yield()
+            order.entries.append(3)
+            await other.value
+            await Task.yield()
+            #expect(order.entries == [1, 2, 3, 4])
+            #expect(reactor.executor.isCurrent)
+        }
+    }
+
+    @Test(arguments: backends)
+    func `cancels all that waits when it stops`(backend: ReactorOptions.Backend) async throws {
+        var options = ReactorOptions()
+        options.backend = backend
+        let shard = Shard(try RingReactor(options))
+        let started = shard.start { shard in
+            let reactor = shard.reactor
+            let (client, server) = try await connectedPair(reactor, Family.unix.address)
+            let listener = try reactor.listen(on: Family.tcp4.address)
+            let value = OwnedBytes(count: 32 << 20)
+            let waiting = [
+                Task {
+                    _ = shard
+                    return await fault {
+                        try await reactor.sleep(until: reactor.now().adding(milliseconds: 60_000))
+                    }
+                },
+                Task {
+                    _ = shard
+                    return await fault { _ = try await listener.accept() }
+                },
+                Task {
+                    _ = shard
+                    return await fault {
+                        _ = try await client.receive(
+                            into: value.bytes.prefix(1), minimum: 1, deadline: .distantFuture)
+                    }
+                },
+                Task {
+                    _ = shard
+                    return await fault {
+                        try await client.send(value.bytes, deadline: soon(reactor))
+                    }
+                },
+            ]
+            try await reactor.sleep(until: reactor.now().adding(milliseconds: 20))
+            #expect(reactor.operationCount == 4)
+            reactor.stop()
+            var faults: [IOFault?] = []
+            for task in waiting { faults.append(await task.value) }
+            faults.append(await fault { try await reactor.sleep(until: reactor.now()) })
+            faults.append(
+                await fault { try await server.send(value.bytes, deadline: soon(reactor)) })
+            await reactor.yield()
+            client.close()
+            server.close()
+            listener.close()
+            return faults
+        }
+        #expect(try await started.value == Array(repeating: .cancelled, count: 6))
+        shard.reactor.join()
+    }
+
+    @Test(arguments: backends)
+    func `answers busy when all its slots are taken`(
+        backend: ReactorOptions.Backend
+    ) async throws {
+        try await withShard(backend, operationCountMax: 4) { shard in
+            let reactor = shard.reactor
+            let (client, server) = try await connectedPair(reactor, Family.unix.address)
+            let end = reactor.now().adding(milliseconds: 50)
+            let sleepers = (0..<4).map { _ in
+                Task {
+                    _ = shard
+                    try await reactor.sleep(until: end)
+                }
+            }
+            await reactor.yield()
+            #expect(reactor.operationCount == 4)
+            let buffer = OwnedBytes(count: 1)
+            #expect(await fault { try await reactor.sleep(until: end) } == .busy)
+            #expect(
+                await fault { try await client.send(buffer.bytes, deadline: end) } == .busy)
+            for sleeper in sleepers { try await sleeper.value }
+            try await client.send(buffer.bytes, deadline: soon(reactor))
+            _ = try await server.receive(into: buffer.bytes, minimum: 1, deadline: soon(reactor))
+            client.close()
+            server.close()
+        }
+    }
+
+    @Test(arguments: backends)
+    func `takes jobs from many threads without losing one`(
+        backend: ReactorOptions.Backend
+    ) async throws {
+        var options = ReactorOptions()
+        options.backend = backend
+        let counter = Counter(try RingReactor(options))
+        await withTaskGroup(of: Void.self) { group in
+            for _ in 0..<8 {
+                group.addTask {
+                    for _ in 0..<2_000 { await counter.increment() }
+                }
+            }
+            for _ in 0..<2 {
+                group.addTask {
+                    // Keeps the ring busy meanwhile.
+                    for _ in 0..<500 { await counter.pause() }
+                }
+            }
+        }
+        #expect(await counter.count == 16_000)
+        counter.reactor.stop()
+        counter.reactor.join()
+    }
+
+    @Test(arguments: backends)
+    func `does not wake up while all is idle`(backend: ReactorOptions.Backend) async throws {
+        var options = ReactorOptions()
+        options.backend = backend
+        let shard = Shard(try RingReactor(options))
+        let idle = shard.start { shard in
+            let reactor = shard.reactor
+            var streams: [RingStream] = []
+            var receivers: [Task<IOFault?, Never>] = []
+            for _ in 0..<50 {
+                let (client, server) = try await connectedPair(reactor, Family.unix.address)
+                streams += [client, server]
+                receivers.append(
+                    Task {
+                        _ = shard
+                        let buffer = OwnedBytes(count: 16)
+                        return await fault {
+                            _ = try await server.receive(
+                                into: buffer.bytes, minimum: 1, deadline: .distantFuture)
+                        }
+                    })
+            }
+            for receiver in receivers { #expect(await receiver.value == .cancelled) }
+            for stream in streams { stream.close() }
+        }
+        try await Task.sleep(for: .milliseconds(300))
+        let before = shard.reactor.roundCount.load(ordering: .relaxed)
+        try await Task.sleep(for: .milliseconds(200))
+        #expect(shard.reactor.roundCount.load(ordering: .relaxed) == before)
+        shard.reactor.stop()
+        try await idle.value
+        shard.reactor.join()
+    }
+
+    @Test func `tells what carries its operations, and what is worse than it could be`() throws {
+        var options = ReactorOptions()
+        options.backend = .ioUring
+        options.processor = 0
+        let ring = try RingReactor(options)
+        #expect(ring.backendDescription == "io_uring")
+        #expect(ring.warnings.isEmpty)
+        ring.join()
+        options.backend = .poll
+        let poll = try RingReactor(options)
+        #expect(poll.backendDescription == "poll")
+        #expect(poll.randomBits() != poll.randomBits())
+        poll.join()
+    }
+
+    @Test func `traps when an operation is called outside its executor`() async {
+        await #expect(processExitsWith: .failure) {
+            let reactor = try RingReactor()
+            try await reactor.sleep(until: reactor.now())
+        }
+    }
+
+    @Test func `traps when a job comes after the end`() async {
+        await #expect(processExitsWith: .failure) {
+            let shard = Shard(try RingReactor())
+            shard.reactor.join()
+            await shard.run { _ in }
+        }
+    }
+
+    @Test(arguments: backends)
+    func `is freed after its end`(backend: ReactorOptions.Backend) async throws {
+        weak var weakly: RingReactor?
+        var options = ReactorOptions()
+        options.backend = backend
+        do {
+            let shard = Shard(try RingReactor(options))
+            weakly = shard.reactor
+            await shard.run { shard in await shard.reactor.yield() }
+            shard.reactor.join()
+        }
+        #expect(weakly == nil)
+    }
+}
+
+/// What happened, in order; confined to one actor.
+private final class Log {
+    var entries: [UInt64] = []
+}
+
+private actor Counter {
+    nonisolated let reactor: RingReactor
+    nonisolated var unownedExecutor: UnownedSerialExecutor {
+        unsafe reactor.executor.asUnownedSerialExecutor()
+    }
+    var count = 0
+
+    init(_ reactor: RingReactor) { self.reactor = reactor }
+
+    func increment() {
+        reactor.executor.checkThread()
+        count += 1
+    }
+
+    func pause() async {
+        do {
+            try await reactor.sleep(until: reactor.now())
+        } catch {
+            Issue.record(error)
+        }
+    }
+}
