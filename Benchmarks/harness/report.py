@@ -76,7 +76,8 @@ def print_cell(cell, results):
 def judge(text, values, low=None, high=None, floor=None):
     """One verdict line; the median decides, the spread is shown.
 
-    `floor` holds the same ratio of the reference to itself, where that says what the machine allows.
+    `floor` holds the same ratio of the reference to itself, where that says what the machine
+    allows.
     """
     if not values:
         return None

@@ -9,8 +9,8 @@ internal import Synchronization
 /// Such jobs are common. A continuation of a task without an executor preference resumes on the
 /// global pool and hops to its actor from there (`swift_continuation_init` in the runtime's
 /// Task.cpp sets the generic executor as the one to resume on). So are `Task.detached`,
-/// `@concurrent` functions, default actors and `async let`. Not captured, since the runtime calls no
-/// hook for them: `Task.sleep` and the main actor. A run that uses these is stuck, or fails when
+/// `@concurrent` functions, default actors and `async let`. Not captured, since the runtime calls
+/// no hook for them: `Task.sleep` and the main actor. A run that uses these is stuck, or fails when
 /// the job comes back from another thread.
 ///
 /// It sets the concurrency runtime's hook (`swift_task_enqueueGlobal_hook`,

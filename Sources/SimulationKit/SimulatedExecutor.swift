@@ -45,7 +45,7 @@ package final class SimulatedExecutor: SerialExecutor, TaskExecutor, @unchecked 
 
     package func enqueue(_ job: consuming ExecutorJob) {
         guard thread.isHere else {
-            // The job is dropped: running it at whatever moment it came would be chance without seed.
+            // The job is dropped: running it whenever it came would be chance without seed.
             thread.reportStray("a job came to reactor \(reactorIndex) from another thread")
             return
         }

@@ -97,8 +97,8 @@ package final class SimulatedReactor: Reactor, @unchecked Sendable {
 
     // MARK: For the test
 
-    /// Starts a task on this reactor, with its executor as the task's preference, so that it resumes
-    /// here and not on the global pool; `endedTaskCount` tells when it is over.
+    /// Starts a task on this reactor, with its executor as the task's preference, so that it
+    /// resumes here and not on the global pool; `endedTaskCount` tells when it is over.
     package func start(_ body: @escaping @Sendable () async -> Void) {
         guard let root else { preconditionFailure("this reactor was stopped") }
         startedTaskCount += 1
