@@ -70,13 +70,15 @@ let package = Package(
         module("KVClient", ["KVCore", "Kernels", "Wire"]),
 
         // Composition.
-        module("Node", ["KVCore", "Kernels", "Wire", "Tiers", "Codec", "Telemetry", "LinuxIO"]),
+        module(
+            "Node",
+            ["KVCore", "Kernels", "Wire", "Tiers", "Codec", "Telemetry", "LinuxIO", logging]),
         module("SimulationKit", ["KVCore", "Wire", "Node", "KVClient", "Tiers"]),
 
         // Executables.
         executable(
             "KVStoreDaemon",
-            ["KVCore", "Node", "LinuxIO", "Settings", "Telemetry", logging, argumentParser]),
+            ["KVCore", "Node", "LinuxIO", "Tiers", "Settings", "Telemetry", logging]),
         executable(
             "kvctl",
             ["KVCore", "Kernels", "KVClient", "Wire", "LinuxIO", "Settings", argumentParser]),

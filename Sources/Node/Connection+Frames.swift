@@ -11,10 +11,14 @@ struct Request {
     /// When the client stops waiting.
     let deadline: Instant
 
-    init(header: FrameHeader, arrival: Instant) {
+    /// `defaultMilliseconds` is the deadline of a request that names none.
+    init(header: FrameHeader, arrival: Instant, defaultMilliseconds: UInt32) {
         self.header = header
         self.arrival = arrival
-        deadline = arrival.adding(milliseconds: header.deadlineMillisecondsEffective)
+        let named = header.deadlineMilliseconds
+        let milliseconds =
+            named == 0 ? defaultMilliseconds : min(named, Limits.requestMillisecondsMax)
+        deadline = arrival.adding(milliseconds: UInt64(milliseconds))
     }
 
     /// When the body must be here.
@@ -82,7 +86,9 @@ extension Connection {
             throw .refused
         }
         inbox.consume(FrameHeader.byteCount)
-        return Request(header: header, arrival: arrival)
+        return Request(
+            header: header, arrival: arrival,
+            defaultMilliseconds: node.configuration.requestMillisecondsDefault)
     }
 
     // MARK: Answering
@@ -90,9 +96,8 @@ extension Connection {
     /// Stands for a request that could not be read: answers to it carry request id 0.
     func unknownRequest() -> Request {
         Request(
-            header: FrameHeader(
-                verbNumber: 0, requestID: 0, deadlineMilliseconds: refusalMilliseconds),
-            arrival: reactor.now())
+            header: FrameHeader(verbNumber: 0, requestID: 0), arrival: reactor.now(),
+            defaultMilliseconds: refusalMilliseconds)
     }
 
     /// The header of an answer to `request`.

@@ -14,6 +14,8 @@ package struct NodeConfiguration: Sendable {
     package var chunkByteCountMax = Limits.chunkByteCountMax
     /// Longest life of a lease or reservation.
     package var leaseMillisecondsMax = Limits.leaseMillisecondsMax
+    /// Deadline of a request that names none.
+    package var requestMillisecondsDefault = Limits.requestMillisecondsDefault
     /// Memory for local writers' staging regions, all connections together; 0: none.
     package var stagingByteCountMax = 0
     /// Name and version, told in HELLO.

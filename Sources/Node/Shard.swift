@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 package import KVCore
+internal import Synchronization
 internal import Telemetry
 internal import Tiers
 internal import Wire
@@ -11,6 +12,10 @@ internal import Wire
 package actor Shard<R: Reactor> {
     package nonisolated let reactor: R
     nonisolated let node: Node
+    /// Connections here or on their way here.
+    private nonisolated let expectedCount = Atomic<Int>(0)
+    /// Rises while the shard runs; see `maintain`.
+    private nonisolated let beat = Atomic<UInt64>(0)
     private var connections: [ObjectIdentifier: Connection<R>] = [:]
     private var isStopped = false
     private let context = ShardContext()
@@ -26,10 +31,19 @@ package actor Shard<R: Reactor> {
         self.reactor = reactor
     }
 
-    /// Connections that this shard serves.
-    package var connectionCount: Int { connections.count }
+    /// How many connections the shard has. Any thread.
+    nonisolated var load: Int { expectedCount.load(ordering: .relaxed) }
 
-    /// Serves an accepted connection until either side ends it; returns at once.
+    /// A number that rises four times a second while the shard runs. Any thread.
+    package nonisolated var heartbeat: UInt64 { beat.load(ordering: .relaxed) }
+
+    /// Counts a connection that is about to be handed to `serve`. Any thread.
+    nonisolated func expectConnection() {
+        expectedCount.add(1, ordering: .relaxed)
+    }
+
+    /// Serves an accepted connection until either side ends it; returns at once. The caller has
+    /// called `expectConnection`.
     package func serve(_ accepted: R.Listener.Connection) {
         let connection = Connection(
             stream: reactor.adopt(accepted), reactor: reactor, node: node, shard: context)
@@ -47,11 +61,13 @@ package actor Shard<R: Reactor> {
         await connection.run()
         connections[ObjectIdentifier(connection)] = nil
         node.connectionEnded()
+        expectedCount.subtract(1, ordering: .relaxed)
     }
 
     private func refuse(_ connection: Connection<R>) async {
         await connection.refuse(
             .busy, "too many connections: close some, or raise limits.connections")
+        expectedCount.subtract(1, ordering: .relaxed)
     }
 
     /// Ends leases that are over, and forgets expired chunks, four times a
@@ -64,6 +80,7 @@ package actor Shard<R: Reactor> {
             } catch {
                 return
             }
+            beat.add(1, ordering: .relaxed)
             let now = reactor.now()
             for connection in connections.values { connection.endExpiredLeases(by: now) }
             node.tier.sweep(entryCount: sweepEntryCount, now: now)

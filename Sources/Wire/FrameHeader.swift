@@ -74,13 +74,6 @@ package struct FrameHeader: Hashable, Sendable {
     /// The status; numbers that we do not know count as `internal`.
     package var status: Status { Status(rawValue: statusNumber) ?? .internal }
 
-    /// How long the client waits, with the default and the limit applied.
-    package var deadlineMillisecondsEffective: UInt64 {
-        deadlineMilliseconds == 0
-            ? UInt64(Limits.requestMillisecondsDefault)
-            : UInt64(min(deadlineMilliseconds, Limits.requestMillisecondsMax))
-    }
-
     /// Reads a header; `source` has at least 48 bytes. Checked in the order of the specification.
     package static func decode(_ source: PinnedBytes) throws(WireFault) -> FrameHeader {
         var reader = FieldReader(source.prefix(byteCount))

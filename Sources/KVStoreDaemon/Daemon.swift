@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+import Glibc
+import KVCore
+import LinuxIO
+import Logging
+import Node
+import Settings
+import Telemetry
+import Tiers
+
+/// Why the daemon could not start; the message names the cure.
+struct StartFault: Error {
+    let message: String
+}
+
+/// A running daemon: memory, reactors, node, listeners. Built in this order, ended in the reverse.
+final class Daemon {
+    private let settings: DaemonSettings
+    private let log: DaemonLog
+    private let arena: MemoryArena
+    private let node: Node
+    private let reactors: [RingReactor]
+    private let shards: [Shard<RingReactor>]
+    private let acceptor: Acceptor<RingReactor>
+    private let addresses: [StreamAddress]
+    private let notifier: SystemdNotifier?
+
+    private var logger: Logger { log.logger }
+
+    init(_ settings: DaemonSettings, _ log: DaemonLog) async throws(StartFault) {
+        self.settings = settings
+        self.log = log
+        let logger = log.logger
+        logger.event(
+            .notice, .starting, "kvstored starts", ["version": Release.version, "pid": getpid()])
+        Self.raiseDescriptorLimit(settings, logger)
+        let memory = try DaemonMemory(settings, logger)
+        arena = memory.arena
+        reactors = try Self.startReactors(settings, logger)
+        let now = reactors[0].now()
+        let tier = RAMTier(
+            arena: arena.bytes.prefix(memory.capacity.arenaByteCount), capacity: memory.capacity,
+            seed: reactors[0].randomBits())
+        log.metrics.set(.memoryBudget, to: UInt64(settings.memory.budget.bytes))
+        log.metrics.set(.shards, to: UInt64(reactors.count))
+        log.metrics.set(.hugePages, to: arena.backing == .smallPages ? 0 : 1)
+        log.metrics.set(.startTime, to: UInt64(WallClockTime.now().milliseconds / 1_000))
+        let node = Node(
+            configuration: settings.nodeConfiguration(stagingByteCount: memory.stagingByteCount),
+            tier: tier, sharedMemory: memory.shared(with: arena), metrics: log.metrics,
+            nodeID: reactors[0].randomBits(), now: now)
+        self.node = node
+        shards = reactors.map { Shard(node: node, reactor: $0) }
+        acceptor = Acceptor(shards: shards, logger: logger)
+        addresses = try await Self.listen(settings, acceptor)
+        notifier = SystemdNotifier(environment: Surroundings.current().environment)
+    }
+
+    // MARK: Start
+
+    private static func raiseDescriptorLimit(_ settings: DaemonSettings, _ logger: Logger) {
+        do throws(IOFault) {
+            let limit = try ProcessLimits.raiseDescriptorCount()
+            guard limit < settings.limits.connectionCount + 64 else { return }
+            logger.event(
+                .warning, .ioDegraded,
+                "fewer descriptors than connections: raise LimitNOFILE or lower limits.connections",
+                ["descriptors": limit, "connections": settings.limits.connectionCount])
+        } catch {
+            logger.event(.warning, .ioDegraded, "the descriptor limit cannot be read: \(error)")
+        }
+    }
+
+    private static func startReactors(
+        _ settings: DaemonSettings, _ logger: Logger
+    ) throws(StartFault) -> [RingReactor] {
+        var options = ReactorOptions()
+        options.socketFileMode = settings.listen.unixSocketPermissions.bits
+        options.backend =
+            switch settings.io.backend {
+            case .auto: .automatic
+            case .ioUring: .ioUring
+            case .poll: .poll
+            }
+        var reactors: [RingReactor] = []
+        for index in 0..<settings.shardCount {
+            options.name = "kvstored-\(index)"
+            do throws(IOFault) {
+                reactors.append(try RingReactor(options))
+            } catch {
+                throw StartFault(
+                    message: """
+                        no I/O ring for shard \(index) (\(error)): allow io_uring, or set \
+                        io.backend to poll
+                        """)
+            }
+        }
+        logger.event(
+            .info, .ioBackendChosen, "data threads run",
+            ["backend": reactors[0].backendDescription, "shards": reactors.count])
+        for warning in reactors[0].warnings { logger.event(.warning, .ioDegraded, "\(warning)") }
+        return reactors
+    }
+
+    private static func listen(
+        _ settings: DaemonSettings, _ acceptor: Acceptor<RingReactor>
+    ) async throws(StartFault) -> [StreamAddress] {
+        var wanted: [StreamAddress] = []
+        if let path = settings.listen.unixSocket {
+            if let directory = settings.listen.unixSocketDirectory {
+                // SAFETY: the string lives through the call. An error shows when binding.
+                _ = unsafe mkdir(directory, 0o755)
+            }
+            wanted.append(.unix(path: path))
+        }
+        if let tcp = settings.listen.tcp { wanted.append(tcp) }
+        var addresses: [StreamAddress] = []
+        for address in wanted {
+            do throws(IOFault) {
+                addresses.append(try await acceptor.listen(on: address))
+            } catch {
+                throw StartFault(
+                    message: """
+                        cannot listen on \(address) (\(error)): is another kvstored running, or \
+                        the address not ours?
+                        """)
+            }
+        }
+        return addresses
+    }
+
+    /// Tells the log, the ready file and systemd that requests are served.
+    func announce() throws(StartFault) {
+        for address in addresses {
+            logger.event(.notice, .listening, "listening", ["address": address.description])
+        }
+        if let path = settings.readyFile {
+            try ReadyFile(addresses: addresses, nodeName: settings.nodeName).write(to: path)
+        }
+        notify(.ready(status: "serving on \(addresses.map(\.description).joined(separator: ", "))"))
+        logger.event(.notice, .ready, "kvstored serves")
+    }
+
+    // MARK: Run and stop
+
+    /// Serves until a signal comes, then stops within the grace period.
+    func run(until signals: SignalQueue) async {
+        for shard in shards { Task { await shard.maintain() } }
+        let watchdogMilliseconds = (notifier?.watchdogMicroseconds).map { Int($0 / 1_000) }
+        var lastBeats = shards.map { _ in UInt64.max }
+        while !signals.wait(milliseconds: min(watchdogMilliseconds ?? 1_000, 1_000)) {
+            let beats = shards.map(\.heartbeat)
+            if zip(beats, lastBeats).contains(where: { $0 == $1 }) {
+                // No watchdog message: systemd restarts a daemon that stays like this.
+                logger.event(.error, .shardStalled, "a data thread has not run for a second")
+            } else if watchdogMilliseconds != nil {
+                notify(.watchdog)
+            }
+            lastBeats = beats
+        }
+        await stop()
+    }
+
+    private func stop() async {
+        logger.event(.notice, .stopping, "kvstored stops", ["connections": node.openConnectionCount])
+        notify(.stopping)
+        node.beginStop()
+        await acceptor.close()
+        let deadline = reactors[0].now().adding(milliseconds: UInt64(settings.shutdownGrace.count))
+        for shard in shards { await shard.stop(by: deadline) }
+        for reactor in reactors { reactor.stop() }
+        for reactor in reactors { reactor.join() }
+        if let path = settings.readyFile { ReadyFile.remove(path) }
+        logger.event(.notice, .stopped, "kvstored has stopped")
+    }
+
+    private func notify(_ message: SystemdNotifier.Message) {
+        do throws(SystemdNotifier.Fault) {
+            try notifier?.notify(message)
+        } catch {
+            logger.event(.warning, .ioDegraded, "systemd cannot be told: \(error)")
+        }
+    }
+}

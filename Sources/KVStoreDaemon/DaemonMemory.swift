@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+import KVCore
+import LinuxIO
+import Logging
+import Node
+import Settings
+import Telemetry
+import Tiers
+
+/// How the memory budget is spent: the tier's arena and tables, and staging for local writers.
+struct DaemonMemory {
+    /// Local writers get at most an eighth of the budget, and at most this.
+    private static let stagingByteCountMax = 256 << 20
+
+    let capacity: RAMTier.Capacity
+    let stagingByteCount: Int
+    let arena: MemoryArena
+
+    init(_ settings: DaemonSettings, _ logger: Logger) throws(StartFault) {
+        let budget = settings.memory.budget
+        stagingByteCount =
+            settings.listen.unixSocket == nil
+            ? 0 : min(budget.bytes / 8, Self.stagingByteCountMax)
+        guard
+            let capacity = RAMTier.Capacity(
+                budget: ByteCount(budget.bytes - stagingByteCount))
+        else { throw StartFault(message: "memory.budget \(budget) is too small: use 1MiB or more") }
+        self.capacity = capacity
+        var options = MemoryArena.Options(byteCount: ByteCount(capacity.arenaByteCount))
+        options.prefaults = settings.memory.prefault
+        switch settings.memory.hugePages {
+        case .auto: break
+        case .require: options.backings = [.reservedHugePages, .transparentHugePages]
+        case .off: options.backings = [.smallPages]
+        }
+        do throws(IOFault) {
+            arena = try MemoryArena(options)
+        } catch {
+            throw StartFault(
+                message: """
+                    no memory arena of \(budget) (\(error)): lower memory.budget, or reserve huge \
+                    pages if memory.huge_pages is require
+                    """)
+        }
+        logger.event(
+            .info, .memoryReserved, "memory reserved",
+            ["budget": budget.description, "backing": arena.backing.rawValue])
+        for warning in arena.warnings { logger.event(.warning, .memoryDegraded, "\(warning)") }
+    }
+
+    /// What local clients may map.
+    func shared(with arena: MemoryArena) -> SharedMemory {
+        SharedMemory(
+            arenaDescriptor: arena.descriptor, arenaByteCount: arena.bytes.count
+        ) { byteCount throws(IOFault) in
+            let region = try StagingRegion(byteCount: ByteCount(byteCount))
+            return StagingMemory(
+                bytes: region.bytes, descriptor: region.descriptor, owner: region)
+        }
+    }
+}
+
+extension DaemonSettings {
+    /// What the node is told.
+    func nodeConfiguration(stagingByteCount: Int) -> NodeConfiguration {
+        var configuration = NodeConfiguration()
+        configuration.namespaces = namespaces.map { namespace in
+            namespace.map {
+                NamespaceConfiguration(
+                    name: $0.name, tokens: $0.tokens.map(\.bytes), secret: $0.secret?.bytes,
+                    sharesMemory: $0.sharesMemory)
+            }
+        }
+        configuration.connectionCountMax = limits.connectionCount
+        configuration.chunkByteCountMax = limits.chunkByteCount.bytes
+        configuration.leaseMillisecondsMax = limits.lease.count
+        configuration.requestMillisecondsDefault = limits.requestDeadline.count
+        configuration.stagingByteCountMax = stagingByteCount
+        configuration.daemonName = "kvstored \(Release.version)"
+        return configuration
+    }
+
+    /// Data threads to start.
+    var shardCount: Int {
+        io.shardCount > 0
+            ? io.shardCount : min(ProcessLimits.processorCount, IO.shardCountAutomaticMax)
+    }
+}

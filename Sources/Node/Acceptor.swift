@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+package import KVCore
+package import Logging
+internal import Telemetry
+
+/// Accepts connections on the first shard's reactor, and gives each to the shard that has fewest.
+package actor Acceptor<R: Reactor> {
+    private nonisolated let shards: [Shard<R>]
+    private let logger: Logger
+    private var listeners: [R.Listener] = []
+
+    package nonisolated var unownedExecutor: UnownedSerialExecutor {
+        // SAFETY: the shard keeps its reactor, and with it the executor, alive.
+        unsafe shards[0].reactor.executor.asUnownedSerialExecutor()
+    }
+
+    /// Accepts for `shards`, of which there is at least one.
+    package init(shards: [Shard<R>], logger: Logger) {
+        invariant(!shards.isEmpty, "somebody must serve what is accepted")
+        self.shards = shards
+        self.logger = logger
+    }
+
+    /// Listens and accepts from now on.
+    /// - Returns: the address, with the port that was chosen.
+    package func listen(on address: StreamAddress) throws(IOFault) -> StreamAddress {
+        let listener = try shards[0].reactor.listen(on: address)
+        listeners.append(listener)
+        let index = listeners.count - 1
+        Task { await self.accept(onListener: index) }
+        return listener.address
+    }
+
+    /// Stops listening.
+    package func close() {
+        for listener in listeners { listener.close() }
+    }
+
+    private func accept(onListener index: Int) async {
+        let listener = listeners[index]
+        while true {
+            do throws(IOFault) {
+                let accepted = try await listener.accept()
+                let shard = leastLoadedShard()
+                shard.expectConnection()
+                await shard.serve(accepted)
+            } catch {
+                guard error != .closed, error != .cancelled else { return }
+                // Out of descriptors or memory: connections wait in the backlog meanwhile.
+                logger.event(
+                    .error, .acceptFailed, "cannot accept: raise LimitNOFILE?",
+                    ["fault": "\(error)", "address": listener.address.description])
+                guard await pause() else { return }
+            }
+        }
+    }
+
+    private func leastLoadedShard() -> Shard<R> {
+        var best = shards[0]
+        for shard in shards.dropFirst() where shard.load < best.load { best = shard }
+        return best
+    }
+
+    private func pause() async -> Bool {
+        let reactor = shards[0].reactor
+        do throws(IOFault) {
+            try await reactor.sleep(until: reactor.now().adding(milliseconds: 100))
+            return true
+        } catch {
+            return false
+        }
+    }
+}
