@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Glibc
 import KVCore
 import LinuxIO
 import Logging
@@ -80,9 +81,12 @@ extension DaemonSettings {
         return configuration
     }
 
+    /// Processors that are online (sysconf(3)).
+    private var processorCount: Int { max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))) }
+
     /// Data threads to start.
     var shardCount: Int {
         io.shardCount > 0
-            ? io.shardCount : min(ProcessLimits.processorCount, IO.shardCountAutomaticMax)
+            ? io.shardCount : min(processorCount, IO.shardCountAutomaticMax)
     }
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import Glibc
+import Logging
 import Settings
+import Telemetry
 
 /// `kvstored`: settings, then the daemon, until a signal ends it.
 @main

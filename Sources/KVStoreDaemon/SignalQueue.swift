@@ -12,8 +12,7 @@ struct SignalQueue {
         unsafe sigaddset(&signals, SIGTERM)
         unsafe sigaddset(&signals, SIGINT)
         unsafe pthread_sigmask(SIG_BLOCK, &signals, nil)
-        // SAFETY: SIG_IGN installs no code.
-        _ = unsafe signal(SIGPIPE, SIG_IGN)
+        _ = signal(SIGPIPE, SIG_IGN)
     }
 
     /// Waits for a signal, at most so long (sigtimedwait(2)). Blocks its thread.
