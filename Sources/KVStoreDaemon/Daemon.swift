@@ -27,7 +27,7 @@ final class Daemon {
 
     private var logger: Logger { log.logger }
 
-    init(_ settings: DaemonSettings, _ log: DaemonLog) async throws(StartFault) {
+    init(_ settings: DaemonSettings, _ log: DaemonLog) throws(StartFault) {
         self.settings = settings
         self.log = log
         let logger = log.logger
@@ -52,7 +52,7 @@ final class Daemon {
         self.node = node
         shards = reactors.map { Shard(node: node, reactor: $0) }
         acceptor = Acceptor(shards: shards, logger: logger)
-        addresses = try await Self.listen(settings, acceptor)
+        addresses = try Self.listen(settings, acceptor)
         notifier = SystemdNotifier(environment: Surroundings.current().environment)
     }
 
@@ -104,7 +104,7 @@ final class Daemon {
 
     private static func listen(
         _ settings: DaemonSettings, _ acceptor: Acceptor<RingReactor>
-    ) async throws(StartFault) -> [StreamAddress] {
+    ) throws(StartFault) -> [StreamAddress] {
         var wanted: [StreamAddress] = []
         if let path = settings.listen.unixSocket {
             if let directory = settings.listen.unixSocketDirectory {
@@ -116,12 +116,13 @@ final class Daemon {
         if let tcp = settings.listen.tcp { wanted.append(tcp) }
         var addresses: [StreamAddress] = []
         for address in wanted {
-            do throws(IOFault) {
-                addresses.append(try await acceptor.listen(on: address))
-            } catch {
+            let result = blocking { await acceptor.listen(on: address) }
+            switch result {
+            case .success(let bound): addresses.append(bound)
+            case .failure(let fault):
                 throw StartFault(
                     message: """
-                        cannot listen on \(address) (\(error)): is another kvstored running, or \
+                        cannot listen on \(address) (\(fault)): is another kvstored running, or \
                         the address not ours?
                         """)
             }
@@ -144,7 +145,7 @@ final class Daemon {
     // MARK: Run and stop
 
     /// Serves until a signal comes, then stops within the grace period.
-    func run(until signals: SignalQueue) async {
+    func run(until signals: SignalQueue) {
         for shard in shards { Task { await shard.maintain() } }
         let watchdogMilliseconds = (notifier?.watchdogMicroseconds).map { Int($0 / 1_000) }
         var lastBeats = shards.map { _ in UInt64.max }
@@ -158,16 +159,20 @@ final class Daemon {
             }
             lastBeats = beats
         }
-        await stop()
+        stop()
     }
 
-    private func stop() async {
+    private func stop() {
         logger.event(.notice, .stopping, "kvstored stops", ["connections": node.openConnectionCount])
         notify(.stopping)
         node.beginStop()
-        await acceptor.close()
         let deadline = reactors[0].now().adding(milliseconds: UInt64(settings.shutdownGrace.count))
-        for shard in shards { await shard.stop(by: deadline) }
+        let (acceptor, shards) = (acceptor, shards)
+        blocking {
+            await acceptor.close()
+            for shard in shards { await shard.beginStop() }
+            for shard in shards { await shard.stop(by: deadline) }
+        }
         for reactor in reactors { reactor.stop() }
         for reactor in reactors { reactor.join() }
         if let path = settings.readyFile { ReadyFile.remove(path) }

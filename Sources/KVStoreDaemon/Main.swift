@@ -7,14 +7,14 @@ import Telemetry
 /// `kvstored`: settings, then the daemon, until a signal ends it.
 @main
 enum Main {
-    static func main() async {
+    static func main() {
         let arguments = Array(CommandLine.arguments.dropFirst())
         do throws(SettingsFault) {
             switch try DaemonSettings.load(arguments: arguments) {
             case .print(let text):
                 print(text)
             case .run(let settings, let warnings):
-                exit(await serve(settings, warnings))
+                exit(serve(settings, warnings))
             }
         } catch {
             write(error.description, to: STDERR_FILENO)
@@ -23,15 +23,15 @@ enum Main {
     }
 
     /// - Returns: the exit status.
-    private static func serve(_ settings: DaemonSettings, _ warnings: [String]) async -> Int32 {
+    private static func serve(_ settings: DaemonSettings, _ warnings: [String]) -> Int32 {
         // Blocked before any thread starts, so that all inherit it and only `SignalQueue` sees them.
         let signals = SignalQueue()
         let log = DaemonLog(settings)
         for warning in warnings { log.logger.event(.warning, .configurationWarning, "\(warning)") }
         do throws(StartFault) {
-            let daemon = try await Daemon(settings, log)
+            let daemon = try Daemon(settings, log)
             try daemon.announce()
-            await daemon.run(until: signals)
+            daemon.run(until: signals)
             log.close()
             return EXIT_SUCCESS
         } catch {

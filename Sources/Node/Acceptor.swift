@@ -23,12 +23,16 @@ package actor Acceptor<R: Reactor> {
 
     /// Listens and accepts from now on.
     /// - Returns: the address, with the port that was chosen.
-    package func listen(on address: StreamAddress) throws(IOFault) -> StreamAddress {
-        let listener = try shards[0].reactor.listen(on: address)
-        listeners.append(listener)
-        let index = listeners.count - 1
-        Task { await self.accept(onListener: index) }
-        return listener.address
+    package func listen(on address: StreamAddress) -> Result<StreamAddress, IOFault> {
+        do throws(IOFault) {
+            let listener = try shards[0].reactor.listen(on: address)
+            listeners.append(listener)
+            let index = listeners.count - 1
+            Task { await self.accept(onListener: index) }
+            return .success(listener.address)
+        } catch {
+            return .failure(error)
+        }
     }
 
     /// Stops listening.

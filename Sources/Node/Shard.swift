@@ -87,11 +87,15 @@ package actor Shard<R: Reactor> {
         }
     }
 
-    /// Closes idle connections now, lets the others finish the request they are at, and closes
-    /// what is left at `deadline`. Returns when no connection is left.
-    package func stop(by deadline: Instant) async {
+    /// Closes idle connections, and takes no new ones. The others end after the request that they
+    /// are at. The node's `beginStop` has been called.
+    package func beginStop() {
         isStopped = true
         for connection in connections.values where connection.isIdle { connection.close() }
+    }
+
+    /// Waits until no connection is left; closes those that are at `deadline`.
+    package func stop(by deadline: Instant) async {
         while !connections.isEmpty, reactor.now() < deadline {
             guard await pause(milliseconds: 5) else { break }
         }
