@@ -97,6 +97,12 @@ int clinux_file_open(const char *path, int mode) {
 
 int clinux_file_remove(const char *path) { return unlink(path) == 0 ? 0 : -errno; }
 
+int clinux_file_is_socket(const char *path) {
+    struct stat status;
+    if (lstat(path, &status) != 0) return -errno;
+    return S_ISSOCK(status.st_mode);
+}
+
 int clinux_file_set_mode(const char *path, uint32_t mode) {
     return chmod(path, (mode_t)mode) == 0 ? 0 : -errno;
 }

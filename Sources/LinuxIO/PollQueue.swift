@@ -19,8 +19,9 @@ final class PollQueue {
     private let poller: Int32
     private let wakeDescriptor: Int32
     private let capacity: Int
-    /// The operations that wait, by slot index.
+    /// The operations that wait, by slot index; those below `storedCount` are initialized.
     private let operations: UnsafeMutablePointer<clinux_operation>
+    private var storedCount = 0
     private let ready: UnsafeMutablePointer<clinux_ready>
     private static let readyCountMax = 128
     private var waiters: [Waiters] = []
@@ -62,14 +63,23 @@ final class PollQueue {
             return true
         }
         let id = operation.raw.user_data
-        // SAFETY: slot indexes lie below `capacity`.
-        unsafe operations[index(id)] = operation.raw
+        store(operation.raw, index(id))
         if operation.kind == .connect && result == -ErrorNumber.tryAgain {
             retries.append(id)
         } else {
             wait(id, operation.raw)
         }
         return true
+    }
+
+    private func store(_ operation: clinux_operation, _ index: Int) {
+        // SAFETY: `index` checked that the place lies below `capacity`; new places are initialized
+        // in order, so that there are no gaps.
+        while storedCount <= index {
+            unsafe (operations + storedCount).initialize(to: clinux_operation())
+            storedCount += 1
+        }
+        unsafe operations[index] = operation
     }
 
     private func index(_ id: UInt64) -> Int {
@@ -136,8 +146,10 @@ final class PollQueue {
     }
 
     private func isWaiting(_ id: UInt64) -> Bool {
-        // SAFETY: `index` is in bounds; a stale entry is told apart by the whole id.
-        let descriptor = unsafe Int(operations[index(id)].descriptor)
+        let index = index(id)
+        guard index < storedCount else { return false }
+        // SAFETY: initialized, as just checked; a stale entry is told apart by the whole id.
+        let descriptor = unsafe Int(operations[index].descriptor)
         guard descriptor >= 0 && descriptor < waiters.count else { return false }
         return waiters[descriptor].reader == id || waiters[descriptor].writer == id
     }

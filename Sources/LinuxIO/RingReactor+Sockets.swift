@@ -34,7 +34,7 @@ extension RingReactor {
         }
         var result = unsafe clinux_socket_bind(descriptor, scratch, length)
         if result == -ErrorNumber.addressInUse {
-            guard unsafe isStale(scratch, length) else { throw .system(ErrorNumber.addressInUse) }
+            guard unsafe isStale(path, scratch, length) else { throw .system(ErrorNumber.addressInUse) }
             try check(unsafe path.withCString { unsafe clinux_file_remove($0) })
             result = unsafe clinux_socket_bind(descriptor, scratch, length)
         }
@@ -46,8 +46,12 @@ extension RingReactor {
 
     /// Whether a Unix socket's file is left over from a process that is gone.
     private func isStale(
-        _ scratch: UnsafeMutablePointer<clinux_scratch>, _ length: Int32
+        _ path: String, _ scratch: UnsafeMutablePointer<clinux_scratch>, _ length: Int32
     ) -> Bool {
+        // A connect to another kind of file is refused, too.
+        guard unsafe path.withCString({ unsafe clinux_file_is_socket($0) }) == 1 else {
+            return false
+        }
         let probe = unsafe clinux_socket_open(scratch)
         guard probe >= 0 else { return false }
         defer { clinux_close(probe) }

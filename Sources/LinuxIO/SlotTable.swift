@@ -107,11 +107,15 @@ struct SlotTable: ~Copyable {
     }
 
     /// Marks the operation as cancelled for `reason`.
-    /// - Returns: whether it was plainly in flight before; else there is nothing to do any more.
+    /// - Returns: whether it was plainly in flight before. It may have ended already: its task
+    ///   learns of that only when it runs again.
     mutating func cancel(_ id: UInt64, _ reason: State) -> Bool {
-        let index = index(of: id)
-        // SAFETY: `index(of:)` checked the index.
-        guard unsafe slots[index].state == .inFlight else { return false }
+        let index = Int(truncatingIfNeeded: id & 0xffff_ffff)
+        precondition(index < usedCount, "an operation to cancel that never was")
+        // SAFETY: `index` was just checked.
+        guard unsafe slots[index].generation == UInt32(truncatingIfNeeded: id >> 32),
+            unsafe slots[index].state == .inFlight
+        else { return false }
         unsafe slots[index].state = reason
         return true
     }

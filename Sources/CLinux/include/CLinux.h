@@ -164,6 +164,8 @@ int clinux_file_read_text(const char *path, char *text, uint32_t count);
 enum { CLINUX_OPEN_READ_ONLY = 0, CLINUX_OPEN_READ_WRITE = 1, CLINUX_OPEN_DIRECT = 2 };
 int clinux_file_open(const char *path, int mode);
 int clinux_file_remove(const char *path);
+// Whether there is a socket at `path`: 1 or 0.
+int clinux_file_is_socket(const char *path);
 int clinux_file_set_mode(const char *path, uint32_t mode);
 int clinux_event_open(bool nonblocking);
 void clinux_event_signal(int descriptor);
