@@ -81,9 +81,6 @@ extension FoundChunk {
     /// From the body of an `ok` answer to GET or STAT of a chunk.
     static func decode(_ body: PinnedBytes) throws(WireFault) -> FoundChunk {
         let answer = try ChunkAnswer.decode(body)
-        guard (1...UInt64(Limits.chunkByteCountMax)).contains(answer.chunkByteCount) else {
-            throw .badChunkByteCount(answer.chunkByteCount)
-        }
         return FoundChunk(
             index: Int(answer.index), level: answer.level, byteCount: Int(answer.chunkByteCount),
             checksum: answer.checksum, layout: answer.layout,

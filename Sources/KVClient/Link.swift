@@ -238,11 +238,9 @@ final class Link<R: Reactor> {
         let header: FrameHeader
         do throws(WireFault) {
             header = try FrameHeader.decode(inbox.bytes.slice(offset: inboxStart, count: size))
+            try header.checkAnswer()
         } catch {
             throw failing(.broken(error.message))
-        }
-        guard header.flags.contains(.response) else {
-            throw failing(.broken("a frame came that is not marked as an answer"))
         }
         try await fill(size + header.bodyByteCount, deadline: deadline)
         let answer = Answer(header: header, bodyOffset: inboxStart + size)
@@ -303,13 +301,5 @@ struct Answer {
     var hasMore: Bool { header.flags.contains(.more) }
 
     /// Whether the daemon closes the connection after this answer.
-    var closesConnection: Bool {
-        if header.flags.contains(.finalBad) { return true }
-        switch status {
-        case .unauthorized, .malformed, .versionMismatch, .helloRequired, .shuttingDown,
-            .internal:
-            return true
-        default: return false
-        }
-    }
+    var closesConnection: Bool { header.closesConnection }
 }

@@ -45,7 +45,8 @@ package struct PutRequest: Hashable, Sendable {
         try reader.readReserved(10)
         try reader.finish()
         guard level == 0, acknowledge == 0 else { throw .notOffered }
-        guard (1...UInt64(Limits.chunkByteCountMax)).contains(chunkByteCount) else {
+        guard chunkByteCount > 0 else { throw .badValue(offset: 56) }
+        guard chunkByteCount <= Limits.chunkByteCountMax else {
             throw .badChunkByteCount(chunkByteCount)
         }
         return PutRequest(
@@ -57,18 +58,22 @@ package struct PutRequest: Hashable, Sendable {
 /// The body of GET. Reads its keys in place.
 package struct GetRequest {
     package static let fixedByteCount = 24
-    private static let asStored: UInt8 = 255
+    /// A level: whichever the chunk has.
+    package static let asStored: UInt8 = 255
 
     package let keys: KeyList
+    /// The level that the payload shall have: 0 (raw), or `asStored`.
+    package let level: UInt8
     /// The layout that every chunk must have; nil: any.
     package let layout: LayoutID?
 
     /// Writes the fixed part; the keys follow.
     package static func encode(
-        _ writer: inout FieldWriter, keyCount: Int, layout: LayoutID?
+        _ writer: inout FieldWriter, keyCount: Int, layout: LayoutID?,
+        level: UInt8 = GetRequest.asStored
     ) {
         writer.append(UInt16(keyCount))
-        writer.append(asStored)
+        writer.append(level)
         writer.append(UInt8(layout == nil ? 0 : 1))
         writer.append(zeros: 4)
         writer.append(layout ?? .opaque)
@@ -84,8 +89,8 @@ package struct GetRequest {
         let keys = try KeyList(&reader, count: keyCount)
         try reader.finish()
         guard level == asStored || level == 0, options <= 1 else { throw .notOffered }
-        guard options == 1 || layout == .opaque else { throw .reservedNotZero }
-        return GetRequest(keys: keys, layout: options == 1 ? layout : nil)
+        guard options == 1 || layout == .opaque else { throw .reservedNotZero(offset: 8) }
+        return GetRequest(keys: keys, level: level, layout: options == 1 ? layout : nil)
     }
 }
 
@@ -133,6 +138,9 @@ package struct ChunkAnswer: Hashable, Sendable {
             checksum: try reader.read(), layout: try reader.readLayout(),
             timeToLiveMilliseconds: try reader.read())
         try reader.finish()
+        guard (1...UInt64(Limits.chunkByteCountMax)).contains(answer.chunkByteCount) else {
+            throw .badChunkByteCount(answer.chunkByteCount)
+        }
         return answer
     }
 }
@@ -181,7 +189,7 @@ package enum StatRequest: Hashable, Sendable {
         var reader = FieldReader(body)
         let scope = try reader.read(UInt8.self)
         try reader.readReserved(7)
-        guard scope <= 1 else { throw .badValue }
+        guard scope <= 1 else { throw .notOffered }
         let request: StatRequest = scope == 0 ? .node : .chunk(try reader.readKey())
         try reader.finish()
         return request

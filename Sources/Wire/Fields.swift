@@ -4,8 +4,10 @@ package import KVCore
 /// Writes little-endian fields one after another into memory that has room for them; traps when
 /// it has not, since every writer knows its sizes. Allocates nothing.
 package struct FieldWriter {
-    private let target: PinnedBytes
+    @usableFromInline
+    let target: PinnedBytes
     /// Bytes written so far.
+    @usableFromInline
     package private(set) var count = 0
 
     /// Writes from the start of `target`.
@@ -14,12 +16,18 @@ package struct FieldWriter {
     }
 
     /// Appends `number` in its own width.
+    @inlinable
     package mutating func append<Number: FixedWidthInteger & BitwiseCopyable>(_ number: Number) {
         let size = MemoryLayout<Number>.size
         target.slice(offset: count, count: size).withMutableBytes { bytes in
             bytes.storeBytes(of: number.littleEndian, toByteOffset: 0, as: Number.self)
         }
-        count += size
+        advance(size)
+    }
+
+    @usableFromInline
+    mutating func advance(_ byteCount: Int) {
+        count += byteCount
     }
 
     /// Appends a key's 32 bytes.
@@ -53,18 +61,19 @@ package struct FieldWriter {
         for byte in bytes { append(byte) }
     }
 
-    /// Appends `u8 byte count ‖ text`, cut to `byteCountMax` (at most 255) bytes.
+    /// Appends `u8 byte count ‖ text`, cut between characters to `byteCountMax` (at most 255)
+    /// bytes.
     package mutating func append(shortText text: String, byteCountMax: Int = 255) {
-        let bytes = text.utf8.prefix(byteCountMax)
-        append(UInt8(bytes.count))
-        append(contentsOf: bytes)
+        let byteCount = text.utf8Count(atMost: byteCountMax)
+        append(UInt8(byteCount))
+        append(contentsOf: text.utf8.prefix(byteCount))
     }
 
-    /// Appends an error text (docs/protocol.md, section 2).
+    /// Appends an error text (docs/protocol.md, section 2), cut to its limit between characters.
     package mutating func append(errorText text: String) {
-        let bytes = text.utf8.prefix(Limits.messageByteCountMax)
-        append(UInt16(bytes.count))
-        append(contentsOf: bytes)
+        let byteCount = text.utf8Count(atMost: Limits.messageByteCountMax)
+        append(UInt16(byteCount))
+        append(contentsOf: text.utf8.prefix(byteCount))
     }
 }
 
@@ -72,7 +81,8 @@ package struct FieldWriter {
 /// is total. Allocates nothing, except for texts and byte arrays.
 package struct FieldReader {
     private let source: PinnedBytes
-    private var offset = 0
+    /// Bytes read so far.
+    package private(set) var offset = 0
 
     /// Reads from the start of `source`.
     package init(_ source: PinnedBytes) {
@@ -83,6 +93,7 @@ package struct FieldReader {
     package var remainingCount: Int { source.count - offset }
 
     /// Reads a number in its own width.
+    @inlinable
     package mutating func read<Number: FixedWidthInteger & BitwiseCopyable>(
         _ type: Number.Type = Number.self
     ) throws(WireFault) -> Number {
@@ -105,7 +116,7 @@ package struct FieldReader {
     /// Reads `byteCount` bytes that must be zero.
     package mutating func readReserved(_ byteCount: Int) throws(WireFault) {
         for _ in 0..<byteCount {
-            guard try read(UInt8.self) == 0 else { throw .reservedNotZero }
+            guard try read(UInt8.self) == 0 else { throw .reservedNotZero(offset: offset - 1) }
         }
     }
 
@@ -120,9 +131,9 @@ package struct FieldReader {
         byteCountMax: Int = 255
     ) throws(WireFault) -> String {
         let count = Int(try read(UInt8.self))
-        guard count <= byteCountMax else { throw .fieldTooLong }
+        guard count <= byteCountMax else { throw .fieldTooLong(offset: offset) }
         guard let text = String(validating: try readBytes(count), as: UTF8.self) else {
-            throw .notText
+            throw .notText(offset: offset)
         }
         return text
     }
@@ -130,7 +141,7 @@ package struct FieldReader {
     /// Reads an error text; bad UTF-8 is repaired, since it is only shown to people.
     package mutating func readErrorText() throws(WireFault) -> String {
         let count = Int(try read(UInt16.self))
-        guard count <= Limits.messageByteCountMax else { throw .fieldTooLong }
+        guard count <= Limits.messageByteCountMax else { throw .fieldTooLong(offset: offset) }
         return String(decoding: try readBytes(count), as: UTF8.self)
     }
 
@@ -143,13 +154,26 @@ package struct FieldReader {
 
     /// Nothing may follow.
     package func finish() throws(WireFault) {
-        guard remainingCount == 0 else { throw .bodySizeMismatch }
+        guard remainingCount == 0 else { throw .bytesLeftOver(remainingCount) }
     }
 
-    private mutating func take(_ byteCount: Int) throws(WireFault) -> PinnedBytes {
-        guard byteCount <= remainingCount else { throw .bodySizeMismatch }
+    @usableFromInline
+    mutating func take(_ byteCount: Int) throws(WireFault) -> PinnedBytes {
+        guard byteCount <= remainingCount else {
+            throw .bodyEndsEarly(offset: offset, needed: byteCount)
+        }
         defer { offset += byteCount }
         return source.slice(offset: offset, count: byteCount)
+    }
+}
+
+extension String {
+    /// How many bytes of UTF-8 to keep when at most `limit` fit, so that no character is cut.
+    fileprivate func utf8Count(atMost limit: Int) -> Int {
+        guard utf8.count > limit else { return utf8.count }
+        var end = utf8.index(utf8.startIndex, offsetBy: limit)
+        while end.samePosition(in: unicodeScalars) == nil { end = utf8.index(before: end) }
+        return utf8.distance(from: utf8.startIndex, to: end)
     }
 }
 

@@ -32,6 +32,22 @@ package struct FrameFlags: OptionSet, Hashable, Sendable {
     package static let more = FrameFlags(rawValue: 2)
     /// The daemon closes after this frame.
     package static let finalBad = FrameFlags(rawValue: 4)
+    /// All that this version defines.
+    package static let defined: FrameFlags = [.response, .more, .finalBad]
+}
+
+extension Status {
+    /// Whether the daemon closes the connection after an answer with this status
+    /// (docs/protocol.md, section 5). After any other it may, and says so by *final-bad*.
+    package var closesConnection: Bool {
+        switch self {
+        case .unauthorized, .malformed, .versionMismatch, .helloRequired, .shuttingDown, .internal:
+            true
+        case .ok, .notFound, .exists, .busy, .tooLarge, .deadlineExceeded, .checksumMismatch,
+            .unsupported, .noLease, .limitExceeded, .layoutMismatch:
+            false
+        }
+    }
 }
 
 /// The 48 bytes that begin every frame (docs/protocol.md, section 2). A value.
@@ -74,8 +90,11 @@ package struct FrameHeader: Hashable, Sendable {
     /// The status; numbers that we do not know count as `internal`.
     package var status: Status { Status(rawValue: statusNumber) ?? .internal }
 
-    /// Reads a header; `source` has at least 48 bytes. Checked in the order of the specification.
+    /// Reads a header from the first 48 bytes. Checked in the order of the specification.
     package static func decode(_ source: PinnedBytes) throws(WireFault) -> FrameHeader {
+        guard source.count >= byteCount else {
+            throw .headerIncomplete(byteCount: source.count)
+        }
         var reader = FieldReader(source.prefix(byteCount))
         guard try reader.read(UInt32.self) == magic else { throw .badMagic }
         let version = try reader.read(UInt8.self)
@@ -92,7 +111,8 @@ package struct FrameHeader: Hashable, Sendable {
         guard checksum == source.prefix(checkedByteCount).withBytes({ Checksum.short($0) })
         else { throw .headerDamaged }
         guard version == Self.version else { throw .badVersion(version) }
-        guard firstReserved == 0, secondReserved == 0 else { throw .reservedNotZero }
+        guard firstReserved == 0 else { throw .reservedNotZero(offset: 22) }
+        guard secondReserved == 0 else { throw .reservedNotZero(offset: 40) }
         guard bodyByteCount <= Limits.bodyByteCountMax else { throw .bodyTooLarge(bodyByteCount) }
         header.bodyByteCount = Int(bodyByteCount)
         return header
@@ -133,6 +153,7 @@ package struct FrameHeader: Hashable, Sendable {
 
     /// Checks a received body.
     package func verify(body: PinnedBytes) throws(WireFault) {
+        guard body.count == bodyByteCount else { throw .bodySizeMismatch }
         guard body.withBytes({ Checksum.short($0) }) == bodyChecksum else { throw .bodyDamaged }
     }
 
@@ -140,7 +161,34 @@ package struct FrameHeader: Hashable, Sendable {
     package func checkRequest() throws(WireFault) -> Verb {
         guard flags.isEmpty else { throw .unknownFlags(flags.rawValue) }
         guard let verb else { throw .unknownVerb(verbNumber) }
-        guard statusNumber == 0 else { throw .reservedNotZero }
+        guard statusNumber == 0 else { throw .reservedNotZero(offset: 20) }
         return verb
+    }
+
+    /// Checks what a daemon never says, in a header that is well formed.
+    package func checkAnswer() throws(WireFault) {
+        guard flags.contains(.response), flags.isSubset(of: .defined),
+            verbNumber == Verb.get.rawValue || !flags.contains(.more)
+        else { throw .unknownFlags(flags.rawValue) }
+        guard deadlineMilliseconds == 0 else { throw .reservedNotZero(offset: 16) }
+        let isChunk = verb == .get && status == .ok
+        guard payloadByteCount <= (isChunk ? UInt64(Limits.chunkByteCountMax) : 0) else {
+            throw .bodySizeMismatch
+        }
+    }
+
+    /// Whether the body of this answer to GET begins with the index of a key: it is about one key
+    /// of the batch. Otherwise it is an error text about the request as a whole.
+    package var answersOneKey: Bool {
+        guard !flags.contains(.finalBad) else { return false }
+        return switch status {
+        case .ok, .notFound, .layoutMismatch, .deadlineExceeded: true
+        default: false
+        }
+    }
+
+    /// Whether the daemon closes the connection after this answer.
+    package var closesConnection: Bool {
+        flags.contains(.finalBad) || status.closesConnection
     }
 }

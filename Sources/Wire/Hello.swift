@@ -26,7 +26,12 @@ package struct HelloRequest: Hashable, Sendable {
 
     package init() {}
 
+    /// Traps when the namespace or the token is over its limit; a longer client name is cut.
     package func encode(_ writer: inout FieldWriter) {
+        invariant(
+            namespace.utf8.count <= Limits.namespaceByteCountMax
+                && token.count <= Limits.tokenByteCountMax,
+            "namespace and token keep their limits: cut, they would name another")
         writer.append(lowestVersion)
         writer.append(highestVersion)
         writer.append(zeros: 2)
@@ -42,11 +47,14 @@ package struct HelloRequest: Hashable, Sendable {
         var hello = HelloRequest()
         hello.lowestVersion = try reader.read()
         hello.highestVersion = try reader.read()
+        guard hello.lowestVersion <= hello.highestVersion else { throw .badValue(offset: 2) }
         try reader.readReserved(2)
         hello.wanted = Features(rawValue: try reader.read())
         hello.namespace = try reader.readShortText(byteCountMax: Limits.namespaceByteCountMax)
         let tokenByteCount = Int(try reader.read(UInt16.self))
-        guard tokenByteCount <= Limits.tokenByteCountMax else { throw .fieldTooLong }
+        guard tokenByteCount <= Limits.tokenByteCountMax else {
+            throw .fieldTooLong(offset: reader.offset)
+        }
         hello.token = try reader.readBytes(tokenByteCount)
         hello.clientName = try reader.readShortText(byteCountMax: clientNameByteCountMax)
         try reader.finish()

@@ -25,7 +25,7 @@ package struct LookupRequest {
     package static func decode(_ body: PinnedBytes) throws(WireFault) -> LookupRequest {
         var reader = FieldReader(body)
         let keyCount = try reader.readKeyCount(atLeast: 1)
-        guard let mode = Mode(rawValue: try reader.read()) else { throw .badValue }
+        guard let mode = Mode(rawValue: try reader.read()) else { throw .notOffered }
         try reader.readReserved(5)
         let keys = try KeyList(&reader, count: keyCount)
         try reader.finish()
