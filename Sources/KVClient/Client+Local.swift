@@ -191,7 +191,7 @@ extension Client {
     ) throws(WireFault) -> LeaseOutcome {
         guard record.status == .ok else { return .missed(record.status) }
         guard let bytes = slice(of: arena.bytes, record.arenaOffset, record.chunkByteCount) else {
-            throw .badValue
+            throw .rangeOutsideRegion(record.arenaOffset, byteCount: record.chunkByteCount)
         }
         return .leased(
             LeasedChunk(

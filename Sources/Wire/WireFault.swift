@@ -29,6 +29,8 @@ package enum WireFault: Error, Hashable, Sendable {
     case notText(offset: Int)
     /// A field has a value that it cannot have; `offset` is where the field ends.
     case badValue(offset: Int)
+    /// A place in shared memory lies outside the region; told to no peer, seen by clients.
+    case rangeOutsideRegion(UInt64, byteCount: UInt64)
     /// A batch is empty, or larger than HELLO announced.
     case badCount(Int)
     /// A verb that this version does not define, or not yet.
@@ -45,7 +47,7 @@ package enum WireFault: Error, Hashable, Sendable {
         switch self {
         case .headerIncomplete, .badMagic, .headerDamaged, .bodyDamaged, .reservedNotZero,
             .bodyTooLarge, .bodySizeMismatch, .bodyEndsEarly, .bytesLeftOver, .fieldTooLong,
-            .notText, .badValue:
+            .notText, .badValue, .rangeOutsideRegion:
             .malformed
         case .badVersion: .versionMismatch
         case .unknownVerb, .unknownFlags, .notOffered: .unsupported
@@ -86,6 +88,8 @@ package enum WireFault: Error, Hashable, Sendable {
         case .notText(let offset): "the text before offset \(offset) is not UTF-8"
         case .badValue(let offset):
             "the field before offset \(offset) has a value that docs/protocol.md forbids"
+        case .rangeOutsideRegion(let offset, let byteCount):
+            "\(byteCount) bytes at \(offset) are not within the shared region"
         case .badCount(let count):
             "\(count) keys or leases: send 1 to \(Limits.batchKeyCountMax)"
         case .unknownVerb(let verb): "verb \(verb) is not offered: see HELLO's version"
