@@ -129,6 +129,16 @@ let start = Instant(nanoseconds: 0)
         #expect(world.tier.statistics().chunkCount == 1)
     }
 
+    @Test func `keeps recent chunks when a long run is made among old ones`() throws {
+        let world = try TestTier(budget: .mebibytes(16))
+        for number in 1...3_000 { #expect(world.put(key(UInt64(number)), byteCount: 4_096) == .ok) }
+        let large = 1 << 20
+        for number in 10_001...10_008 {
+            #expect(world.put(key(UInt64(number)), byteCount: large) == .ok)
+        }
+        for number in 10_001...10_008 { #expect(world.contains(key(UInt64(number)))) }
+    }
+
     @Test func `refuses what can never fit`() throws {
         let world = try TestTier()
         #expect(world.put(key(1), byteCount: world.tier.chunkByteCountMax + 1) == .tooLarge)

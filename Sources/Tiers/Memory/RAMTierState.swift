@@ -79,7 +79,8 @@ struct RAMTierState: ~Copyable {
     }
 
     /// Evicts the policy's next victim and then, when enough is free but scattered, the victim's
-    /// neighbours, until one run is long enough or a neighbour cannot go.
+    /// neighbours as far as they are cold, until one run is long enough. Hot neighbours go only
+    /// when half the arena is free and still no run is long enough.
     /// - Returns: how many chunks went; nil when none can.
     private mutating func evictForRun(granuleCount: Int) -> Int? {
         guard let victim = nextVictim() else { return nil }
@@ -91,9 +92,9 @@ struct RAMTierState: ~Copyable {
             evictionCount < Self.evictionCountPerCallMax
         {
             let (previous, next) = extents.neighbourOwners(of: run)
-            if let next, isEvictable(next) {
+            if let next, mayComplete(next) {
                 run = evict(next)
-            } else if let previous, isEvictable(previous) {
+            } else if let previous, mayComplete(previous) {
                 run = evict(previous)
             } else {
                 break
@@ -101,6 +102,11 @@ struct RAMTierState: ~Copyable {
             evictionCount += 1
         }
         return evictionCount
+    }
+
+    private func mayComplete(_ slot: UInt32) -> Bool {
+        isEvictable(slot)
+            && (policy.isCold(slot) || extents.freeGranuleCount >= extents.granuleCount / 2)
     }
 
     private func isEvictable(_ slot: UInt32) -> Bool {

@@ -15,6 +15,9 @@ package protocol EvictionPolicy: ~Copyable, Sendable {
     /// The entry to evict next, without removing it; nil when there is none. A candidate that the
     /// tier cannot evict (it is being read) is reported as `used`, which moves it back.
     func candidate() -> UInt32?
+    /// Whether the entry is among those that would go before long; such a one may go out of turn
+    /// when its place completes a run.
+    func isCold(_ entry: UInt32) -> Bool
 }
 
 /// Evicts what was used longest ago.
@@ -22,20 +25,25 @@ package struct LeastRecentlyUsed: EvictionPolicy, ~Copyable {
     private struct Link {
         var newer: UInt32
         var older: UInt32
+        /// Position in the order of all uses so far.
+        var use: UInt64
     }
 
     private static let none = UInt32.max
     private var links: [Link] = []
     private var newest = Self.none
     private var oldest = Self.none
+    private var useCount: UInt64 = 0
 
     package init(entryCountMax: Int) {
         links.reserveCapacity(entryCountMax)
     }
 
     package mutating func inserted(_ entry: UInt32) {
-        while links.count <= Int(entry) { links.append(Link(newer: Self.none, older: Self.none)) }
-        links[Int(entry)] = Link(newer: Self.none, older: newest)
+        useCount += 1
+        let link = Link(newer: Self.none, older: newest, use: useCount)
+        while links.count <= Int(entry) { links.append(link) }
+        links[Int(entry)] = link
         if newest != Self.none { links[Int(newest)].newer = entry }
         newest = entry
         if oldest == Self.none { oldest = entry }
@@ -63,5 +71,12 @@ package struct LeastRecentlyUsed: EvictionPolicy, ~Copyable {
 
     package func candidate() -> UInt32? {
         oldest == Self.none ? nil : oldest
+    }
+
+    /// Used in the older three quarters of the time that the entries span.
+    package func isCold(_ entry: UInt32) -> Bool {
+        guard oldest != Self.none else { return true }
+        let first = links[Int(oldest)].use
+        return links[Int(entry)].use < first + (useCount - first) / 4 * 3
     }
 }
