@@ -131,6 +131,9 @@ kvs_status kvsi_transport_send(kvs_client *client, struct iovec *parts, size_t p
             continue;
         }
         int error = errno;
+        if (error == EPIPE || error == ECONNRESET) {
+            return KVS_OK;  // closed on us: whoever receives next finds out why, or that it is lost
+        }
         if (error == EAGAIN || error == EWOULDBLOCK) {
             error = wait_ready(client, client->socket, POLLOUT, deadline);
         }
