@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import KVCore
+internal import Logging
 internal import Node
 internal import Telemetry
 internal import Tiers
@@ -60,9 +61,15 @@ package final class NodeSimulation: @unchecked Sendable {
 
     /// Runs it to the end; throws the first thing that must not be.
     package func run() throws(SimulationFailure) {
-        let front = SimulatedFront(shard: Shard(node: node, reactor: nodeReactor))
-        nodeReactor.start { await front.accept() }
-        nodeReactor.start { await front.maintain() }
+        let shard = Shard(node: node, reactor: nodeReactor)
+        let acceptor = Acceptor(
+            shards: [shard], logger: Logger(label: "node") { _ in SwiftLogNoOpLogHandler() })
+        nodeReactor.start { [self] in
+            if case .failure(let fault) = await acceptor.listen(on: Self.address) {
+                scheduler.fail("the node cannot listen: \(fault)")
+            }
+        }
+        nodeReactor.start { await shard.maintain() }
         for (index, reactor) in clientReactors.enumerated() {
             let client = SimulatedClient(reactor: reactor, simulation: self, number: index)
             let count = requestCount
@@ -104,32 +111,5 @@ package final class NodeSimulation: @unchecked Sendable {
 
     func count(_ change: (inout NodeSimulationTally) -> Void) {
         change(&tally)
-    }
-}
-
-/// What a daemon does at the door: accepts and hands over.
-private actor SimulatedFront {
-    private let shard: Shard<SimulatedReactor>
-
-    init(shard: Shard<SimulatedReactor>) {
-        self.shard = shard
-    }
-
-    nonisolated var unownedExecutor: UnownedSerialExecutor {
-        // SAFETY: the shard keeps its reactor, and that its executor.
-        unsafe shard.reactor.executor.asUnownedSerialExecutor()
-    }
-
-    func accept() async {
-        do throws(IOFault) {
-            let listener = try shard.reactor.listen(on: NodeSimulation.address)
-            while true { await shard.serve(try await listener.accept()) }
-        } catch {
-            // The world ended.
-        }
-    }
-
-    func maintain() async {
-        await shard.maintain()
     }
 }

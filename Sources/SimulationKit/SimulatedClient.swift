@@ -235,7 +235,7 @@ extension PinnedBytes {
         var random = SeededRandom(seed: pattern)
         return withBytes { bytes in
             for offset in 0..<bytes.byteCount {
-                // SAFETY: a byte has no alignment and no invalid values; the span checks the offset.
+                // SAFETY: bytes have no alignment or invalid values; the span checks the offset.
                 let byte = unsafe bytes.unsafeLoad(fromByteOffset: offset, as: UInt8.self)
                 guard byte == UInt8(truncatingIfNeeded: random.next()) else { return false }
             }
