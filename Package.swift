@@ -73,9 +73,7 @@ let package = Package(
         module(
             "Node",
             ["KVCore", "Kernels", "Wire", "Tiers", "Codec", "Telemetry", "LinuxIO", logging]),
-        module(
-            "SimulationKit",
-            ["KVCore", "Wire", "Node", "KVClient", "Tiers", "Telemetry", logging]),
+        module("SimulationKit", ["KVCore", "Wire", "Node", "KVClient", "Tiers"]),
 
         // Executables.
         executable(
