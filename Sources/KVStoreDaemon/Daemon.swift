@@ -146,7 +146,9 @@ final class Daemon {
 
     /// Serves until a signal comes, then stops within the grace period.
     func run(until signals: SignalQueue) {
-        for shard in shards { Task { await shard.maintain() } }
+        for shard in shards {
+            Task(executorPreference: shard.reactor.executor) { await shard.maintain() }
+        }
         let watchdogMilliseconds = (notifier?.watchdogMicroseconds).map { Int($0 / 1_000) }
         var lastBeats = shards.map { _ in UInt64.max }
         while !signals.wait(milliseconds: min(watchdogMilliseconds ?? 1_000, 1_000)) {

@@ -28,7 +28,9 @@ package actor Acceptor<R: Reactor> {
             let listener = try shards[0].reactor.listen(on: address)
             listeners.append(listener)
             let index = listeners.count - 1
-            Task { await self.accept(onListener: index) }
+            Task(executorPreference: shards[0].reactor.executor) {
+                await self.accept(onListener: index)
+            }
             return .success(listener.address)
         } catch {
             return .failure(error)

@@ -47,26 +47,29 @@ package actor Shard<R: Reactor> {
     package func serve(_ accepted: R.Listener.Connection) {
         let connection = Connection(
             stream: reactor.adopt(accepted), reactor: reactor, node: node, shard: context)
-        guard !isStopped, node.connectionBegan() else {
-            node.metrics.add(.connectionsRefused)
-            Task { await self.refuse(connection) }
-            return
+        let id = ObjectIdentifier(connection)
+        connections[id] = connection
+        let isWelcome = !isStopped && node.connectionBegan()
+        node.metrics.add(isWelcome ? .connectionsAccepted : .connectionsRefused)
+        Task(executorPreference: reactor.executor) {
+            await isWelcome ? self.run(id) : self.refuse(id)
         }
-        node.metrics.add(.connectionsAccepted)
-        connections[ObjectIdentifier(connection)] = connection
-        Task { await self.run(connection) }
     }
 
-    private func run(_ connection: Connection<R>) async {
-        await connection.run()
-        connections[ObjectIdentifier(connection)] = nil
+    private func run(_ id: ObjectIdentifier) async {
+        await connections[id]?.run()
         node.connectionEnded()
-        expectedCount.subtract(1, ordering: .relaxed)
+        forget(id)
     }
 
-    private func refuse(_ connection: Connection<R>) async {
-        await connection.refuse(
+    private func refuse(_ id: ObjectIdentifier) async {
+        await connections[id]?.refuse(
             .busy, "too many connections: close some, or raise limits.connections")
+        forget(id)
+    }
+
+    private func forget(_ id: ObjectIdentifier) {
+        connections[id] = nil
         expectedCount.subtract(1, ordering: .relaxed)
     }
 

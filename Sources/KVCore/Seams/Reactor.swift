@@ -7,7 +7,9 @@
 /// operations run on, and resume on, that executor. An operation that is called elsewhere traps.
 /// Nothing here allocates per operation once the reactor has warmed up.
 package protocol Reactor: AnyObject, Sendable {
-    associatedtype Executor: SerialExecutor
+    /// Tasks of the reactor prefer it too (`Task(executorPreference:)`): a continuation of a task
+    /// without the preference resumes on the global pool first, two thread changes away.
+    associatedtype Executor: SerialExecutor, TaskExecutor
     associatedtype Stream: ByteStream
     associatedtype Listener: StreamListener
     associatedtype File: BlockFile
