@@ -27,6 +27,9 @@ package final class RingExecutor: SerialExecutor, TaskExecutor, @unchecked Senda
 
     let wakeDescriptor: Int32
     private let inbox = Mutex(Inbox())
+    /// Stored before the inbox is unlocked and loaded once it is locked: the thread sanitizer knows
+    /// atomics, but not `Mutex` (Swift 6.3.1), and would report each hand-over as a race.
+    private let handOver = Atomic<Bool>(false)
     private var jobs: RingBuffer<UnownedJob>
     /// Jobs taken out of the inbox; kept, so that the two arrays swap and never shrink.
     private var arrived: [UnownedJob] = []
@@ -59,7 +62,7 @@ package final class RingExecutor: SerialExecutor, TaskExecutor, @unchecked Senda
             jobs.append(job)
             return
         }
-        let mustSignal = inbox.withLock { inbox in
+        let mustSignal = locked { inbox in
             invariant(!inbox.hasEnded, "a job was enqueued after its reactor had been joined")
             inbox.jobs.append(job)
             let waits = inbox.isWaiting
@@ -71,7 +74,7 @@ package final class RingExecutor: SerialExecutor, TaskExecutor, @unchecked Senda
 
     /// Wakes the thread, so that it looks at flags that were set elsewhere.
     func wake() {
-        let mustSignal = inbox.withLock { inbox in
+        let mustSignal = locked { inbox in
             inbox.isPoked = true
             let waits = inbox.isWaiting
             inbox.isWaiting = false
@@ -84,6 +87,14 @@ package final class RingExecutor: SerialExecutor, TaskExecutor, @unchecked Senda
 
     package func isIsolatingCurrentContext() -> Bool? { isCurrent }
 
+    private func locked(_ body: (inout Inbox) -> Bool) -> Bool {
+        inbox.withLock { inbox in
+            _ = handOver.load(ordering: .acquiring)
+            defer { handOver.store(true, ordering: .releasing) }
+            return body(&inbox)
+        }
+    }
+
     // MARK: The reactor's thread
 
     /// Binds the executor to the calling thread.
@@ -94,7 +105,7 @@ package final class RingExecutor: SerialExecutor, TaskExecutor, @unchecked Senda
 
     /// The calling thread runs no more jobs; false when some arrived in between.
     func leaveThread() -> Bool {
-        let isEmpty = inbox.withLock { inbox in
+        let isEmpty = locked { inbox in
             guard inbox.jobs.isEmpty else { return false }
             inbox.hasEnded = true
             return true
@@ -120,7 +131,7 @@ package final class RingExecutor: SerialExecutor, TaskExecutor, @unchecked Senda
     /// Declares that the thread is about to wait.
     /// - Returns: false when there is something to do instead.
     func prepareToWait() -> Bool {
-        inbox.withLock { inbox in
+        locked { inbox in
             guard inbox.jobs.isEmpty && !inbox.isPoked else { return false }
             inbox.isWaiting = true
             return true
@@ -131,10 +142,11 @@ package final class RingExecutor: SerialExecutor, TaskExecutor, @unchecked Senda
     func collect() {
         var emptied: [UnownedJob] = []
         swap(&emptied, &arrived)
-        inbox.withLock { inbox in
+        _ = locked { inbox in
             inbox.isWaiting = false
             inbox.isPoked = false
             swap(&emptied, &inbox.jobs)
+            return true
         }
         for job in emptied { jobs.append(job) }
         emptied.removeAll(keepingCapacity: true)

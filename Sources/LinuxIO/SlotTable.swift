@@ -133,8 +133,9 @@ struct SlotTable: ~Copyable {
         _ id: UInt64, result: Int32
     ) -> (continuation: UnsafeContinuation<Int32, Never>, result: Int32) {
         let index = index(of: id)
-        // SAFETY: `index(of:)` checked the index.
-        let slot = unsafe slots[index]
+        // SAFETY: `index(of:)` checked the index. The slot is copied and written back whole: member
+        // by member, the compiler breaks down under the thread sanitizer (Swift 6.3.1).
+        var slot = unsafe slots[index]
         guard let continuation = unsafe slot.continuation else {
             preconditionFailure("an operation is in flight and nobody waits for it")
         }
@@ -143,14 +144,16 @@ struct SlotTable: ~Copyable {
             if deadlineCount == 0 { earliestDeadline = .max }
         }
         inFlightCount -= 1
-        // SAFETY: as above. The generation wraps around after 2^32 uses of one slot.
-        unsafe slots[index].state = .free
-        unsafe slots[index].continuation = nil
-        unsafe slots[index].generation &+= 1
-        unsafe slots[index].nextFree = firstFree
-        firstFree = UInt32(index)
         let final = slot.injected != 0 ? slot.injected : result
-        return unsafe (continuation, Self.translate(final, slot.state))
+        let translated = Self.translate(final, slot.state)
+        // The generation wraps around after 2^32 uses of one slot.
+        slot.state = .free
+        unsafe slot.continuation = nil
+        slot.generation &+= 1
+        slot.nextFree = firstFree
+        unsafe slots[index] = slot
+        firstFree = UInt32(index)
+        return unsafe (continuation, translated)
     }
 
     /// A cancelled operation reports why; one that was faster than its cancellation reports itself.

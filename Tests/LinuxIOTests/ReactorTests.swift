@@ -162,6 +162,7 @@ import Testing
         var options = ReactorOptions()
         options.backend = backend
         let shard = Shard(try RingReactor(options))
+        let isReady = Flag()
         let idle = shard.start { shard in
             let reactor = shard.reactor
             var streams: [RingStream] = []
@@ -179,10 +180,15 @@ import Testing
                         }
                     })
             }
+            await reactor.yield()
+            isReady.value.store(true, ordering: .releasing)
             for receiver in receivers { #expect(await receiver.value == .cancelled) }
             for stream in streams { stream.close() }
         }
-        // Connecting takes its time on a busy machine; a wakeful reactor never comes to rest.
+        while !isReady.value.load(ordering: .acquiring) {
+            try await Task.sleep(for: .milliseconds(10))
+        }
+        // A machine that is busy takes its time; a wakeful reactor never comes to rest.
         var isAtRest = false
         for _ in 0..<50 where !isAtRest {
             let before = shard.reactor.roundCount.load(ordering: .relaxed)
@@ -243,6 +249,10 @@ import Testing
 /// What happened, in order; confined to one actor.
 private final class Log {
     var entries: [UInt64] = []
+}
+
+private final class Flag: Sendable {
+    let value = Atomic<Bool>(false)
 }
 
 private actor Counter {
