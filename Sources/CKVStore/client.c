@@ -1,3 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-#include "kvstore.h"
-typedef int ckvstore_placeholder;
