@@ -90,6 +90,7 @@ let package = Package(
         tests("SettingsTests", ["Settings", "KVCore"]),
         tests("TelemetryTests", ["Telemetry", logging]),
         tests("TiersTests", ["Tiers", "KVCore", "Codec"]),
+        tests("KVClientTests", ["KVClient", "LinuxIO", "KVCore", "Wire", "Kernels"]),
         tests("CKVStoreTests", ["CKVStore", "KVCore", "Kernels", "Wire"]),
         tests("NodeTests", ["Node", "KVClient", "LinuxIO", "KVCore", "Wire", "Tiers", "Kernels"]),
         tests("SimulationTests", ["SimulationKit", "KVCore", "Node", "KVClient", "Wire", "Tiers"]),
