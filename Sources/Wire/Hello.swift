@@ -58,6 +58,9 @@ package struct HelloRequest: Hashable, Sendable {
         hello.token = try reader.readBytes(tokenByteCount)
         hello.clientName = try reader.readShortText(byteCountMax: clientNameByteCountMax)
         try reader.finish()
+        guard (hello.lowestVersion...hello.highestVersion).contains(FrameHeader.version) else {
+            throw .badVersion(hello.lowestVersion)
+        }
         return hello
     }
 }
