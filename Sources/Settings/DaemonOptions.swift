@@ -117,7 +117,7 @@ enum DaemonOptions {
         key: "ready.file", kind: .optionalPath, fallback: .value(nil),
         summary: "File to write once the daemon serves.",
         detail: "JSON with the addresses, for scripts that let the system choose a port: "
-            + "`{\"pid\": 4711, \"tcp\": \"127.0.0.1:40123\", \"unix_socket\": \"/run/…\"}`. "
+            + "`{\"pid\": 4711, \"node\": \"host-1\", \"addresses\": [\"tcp:127.0.0.1:40123\"]}`. "
             + "Written under another name first, so a script never sees half of it.")
 
     /// The options that a file, a variable or a flag can set.
