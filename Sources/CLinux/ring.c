@@ -30,7 +30,8 @@ int clinux_ring_open(
     parameters.cq_entries = completions;
     int result = io_uring_queue_init_params(submissions, &ring->uring, &parameters);
     if (result < 0) return result;
-    // EXT_ARG (5.11) carries the timeout of an enter; NODROP keeps completions when the ring is full.
+    // EXT_ARG (5.11) carries the timeout of an enter; NODROP keeps completions when the ring is
+    // full.
     const uint32_t needed = IORING_FEAT_EXT_ARG | IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE;
     if ((parameters.features & needed) != needed) {
         io_uring_queue_exit(&ring->uring);

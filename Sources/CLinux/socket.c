@@ -112,7 +112,8 @@ int clinux_socket_name(
     struct sockaddr_storage storage;
     socklen_t length = sizeof storage;
     struct sockaddr *name = (struct sockaddr *)&storage;
-    const int result = peer ? getpeername(socket, name, &length) : getsockname(socket, name, &length);
+    const int result =
+        peer ? getpeername(socket, name, &length) : getsockname(socket, name, &length);
     if (result != 0) return -errno;
     const void *bytes;
     if (name->sa_family == AF_INET) {

@@ -29,7 +29,8 @@
 #endif
 
 int clinux_memory_file(const char *name, size_t byte_count, bool huge) {
-    const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
+    const unsigned huge_flags = huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0;
+    const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | huge_flags;
     const int descriptor = memfd_create(name, flags);
     if (descriptor < 0) return -errno;
     if (ftruncate(descriptor, (off_t)byte_count) != 0) {

@@ -165,7 +165,8 @@ final class Daemon {
     }
 
     private func stop() {
-        logger.event(.notice, .stopping, "kvstored stops", ["connections": node.openConnectionCount])
+        logger.event(
+            .notice, .stopping, "kvstored stops", ["connections": node.openConnectionCount])
         notify(.stopping)
         node.beginStop()
         let deadline = reactors[0].now().adding(milliseconds: UInt64(settings.shutdownGrace.count))

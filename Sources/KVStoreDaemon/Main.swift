@@ -24,7 +24,7 @@ enum Main {
 
     /// - Returns: the exit status.
     private static func serve(_ settings: DaemonSettings, _ warnings: [String]) -> Int32 {
-        // Blocked before any thread starts, so that all inherit it and only `SignalQueue` sees them.
+        // Blocked before any thread starts, so all inherit it and only `SignalQueue` sees them.
         let signals = SignalQueue()
         let log = DaemonLog(settings)
         for warning in warnings { log.logger.event(.warning, .configurationWarning, "\(warning)") }

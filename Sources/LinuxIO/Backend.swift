@@ -8,8 +8,8 @@ enum Backend {
     case uring(UringQueue)
     case poll(PollQueue)
 
-    /// Opens the backend that `options` ask for.
-    /// - Parameter warnings: gets a sentence for the log when something is worse than it could be.
+    /// Opens the backend that `options` ask for; `warnings` gets a sentence for the log when
+    /// something is worse than it could be.
     init(
         _ options: ReactorOptions, wakeDescriptor: Int32, warnings: inout [String]
     ) throws(IOFault) {

@@ -37,6 +37,7 @@ final class PollQueue {
         self.poller = poller
         self.wakeDescriptor = wakeDescriptor
         self.capacity = capacity
+        // SAFETY: trivial elements, written before they are read; freed in `deinit`.
         unsafe operations = .allocate(capacity: capacity)
         unsafe ready = .allocate(capacity: Self.readyCountMax)
         finished = RingBuffer(capacity: 64)

@@ -5,7 +5,8 @@ package import KVCore
 /// Limits of this process (getrlimit(2)).
 package enum ProcessLimits {
     /// Raises the number of descriptors that this process may open to its hard limit.
-    /// - Returns: the number that holds from now on: connections, files and shared regions together.
+    /// - Returns: the number that holds from now on: connections, files and shared regions
+    /// together.
     /// - Throws: `.system` when the limit cannot even be read.
     package static func raiseDescriptorCount() throws(IOFault) -> Int {
         let limit = clinux_raise_descriptor_limit()

@@ -20,7 +20,9 @@ struct RingBuffer<Element>: ~Copyable {
 
     deinit {
         // SAFETY: the live elements are those from `head` on; the memory is ours.
-        for offset in 0..<count { unsafe (elements + ((head + offset) & mask)).deinitialize(count: 1) }
+        for offset in 0..<count {
+            unsafe (elements + ((head + offset) & mask)).deinitialize(count: 1)
+        }
         unsafe elements.deallocate()
     }
 

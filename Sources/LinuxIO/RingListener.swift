@@ -77,6 +77,7 @@ package final class RingListener: StreamListener {
         isClosed = true
         if case .unix(let path) = address {
             // Gone already if somebody else removed it: then there is nothing left to do.
+            // SAFETY: the text lives during the call.
             _ = unsafe path.withCString { unsafe clinux_file_remove($0) }
         }
         if let id = acceptID { reactor.cancel(id) } else { closeDescriptor() }

@@ -7,6 +7,7 @@ extension RingReactor {
     /// is there already it also tries to connect, and takes the path over if nobody answers.
     package func listen(on address: StreamAddress) throws(IOFault) -> RingListener {
         executor.checkThread()
+        // SAFETY: the scratch is this function's until it is given back; no call keeps it.
         let scratch = unsafe takeScratch()
         defer { unsafe giveBack(scratch) }
         let length = try unsafe write(address, to: scratch)
@@ -29,12 +30,15 @@ extension RingReactor {
         _ scratch: UnsafeMutablePointer<clinux_scratch>,
         _ length: Int32
     ) throws(IOFault) {
+        // SAFETY: scratch and path live during each call, and no call keeps them.
         guard case .unix(let path) = address else {
             return try check(unsafe clinux_socket_bind(descriptor, scratch, length))
         }
         var result = unsafe clinux_socket_bind(descriptor, scratch, length)
         if result == -ErrorNumber.addressInUse {
-            guard unsafe isStale(path, scratch, length) else { throw .system(ErrorNumber.addressInUse) }
+            guard unsafe isStale(path, scratch, length) else {
+                throw .system(ErrorNumber.addressInUse)
+            }
             try check(unsafe path.withCString { unsafe clinux_file_remove($0) })
             result = unsafe clinux_socket_bind(descriptor, scratch, length)
         }
@@ -52,17 +56,21 @@ extension RingReactor {
         guard unsafe path.withCString({ unsafe clinux_file_is_socket($0) }) == 1 else {
             return false
         }
+        // SAFETY: as in `bind`.
         let probe = unsafe clinux_socket_open(scratch)
         guard probe >= 0 else { return false }
         defer { clinux_close(probe) }
         _ = clinux_descriptor_set_nonblocking(probe)
-        return unsafe clinux_socket_connect(probe, scratch, length) == -ErrorNumber.connectionRefused
+        return unsafe clinux_socket_connect(probe, scratch, length) == -ErrorNumber
+            .connectionRefused
     }
 
     package nonisolated(nonsending) func connect(
         to address: StreamAddress, deadline: Instant
     ) async throws(IOFault) -> RingStream {
         executor.checkThread()
+        // SAFETY: the scratch is this function's, also while it is suspended, until it is given
+        // back.
         let scratch = unsafe takeScratch()
         defer { unsafe giveBack(scratch) }
         let length = try unsafe write(address, to: scratch)

@@ -102,6 +102,7 @@ package final class RingReactor: Reactor, @unchecked Sendable {
 
     deinit {
         clinux_close(wakeDescriptor)
+        // SAFETY: whatever is in the pool is used by nobody.
         while let scratch = unsafe scratchPool.popFirst() { unsafe scratch.deallocate() }
     }
 
@@ -137,8 +138,8 @@ package final class RingReactor: Reactor, @unchecked Sendable {
 
     // MARK: The reactor's thread: operations
 
-    /// Performs one operation and returns its result (see `Outcome`).
-    /// - Parameter started: gets the operation's id, for `cancel`, before it can complete.
+    /// Performs one operation and returns its result (see `Outcome`). `started` gets the
+    /// operation's id, for `cancel`, before it can complete.
     nonisolated(nonsending) func perform(
         _ operation: Operation,
         deadline: Instant = .distantFuture,
@@ -159,7 +160,8 @@ package final class RingReactor: Reactor, @unchecked Sendable {
     ) -> UInt64? {
         let nanoseconds = deadline.nanoseconds
         if !isStopping,
-            let id = unsafe slots.claim(deadline: nanoseconds, isSleep: isSleep, continuation) {
+            let id = unsafe slots.claim(deadline: nanoseconds, isSleep: isSleep, continuation)
+        {
             return id
         }
         // SAFETY: no slot holds the continuation, so this is the only time it is resumed.
@@ -227,6 +229,7 @@ package final class RingReactor: Reactor, @unchecked Sendable {
     /// Room for one message or address; give it back after the completion.
     func takeScratch() -> UnsafeMutablePointer<clinux_scratch> {
         executor.checkThread()
+        // SAFETY: from the pool or fresh; the caller is its one user until it gives it back.
         if let scratch = unsafe scratchPool.popFirst() { return unsafe scratch }
         let scratch = UnsafeMutablePointer<clinux_scratch>.allocate(capacity: 1)
         unsafe scratch.initialize(to: clinux_scratch())
@@ -234,6 +237,7 @@ package final class RingReactor: Reactor, @unchecked Sendable {
     }
 
     func giveBack(_ scratch: UnsafeMutablePointer<clinux_scratch>) {
+        // SAFETY: only stored; its user is done with it.
         unsafe scratchPool.append(scratch)
     }
 
@@ -295,8 +299,9 @@ package final class RingReactor: Reactor, @unchecked Sendable {
         guard slots.deadlineCount > 0 || !sleeps.isEmpty else { return }
         let now = clinux_now()
         while let id = sleeps.popFirst(by: now) { complete(id, 0) }
-        guard slots.deadlineCount > 0 && slots.earliestDeadline <= now
-            && lastDeadlineLook &+ ReactorLimits.deadlineTickNanoseconds <= now
+        guard
+            slots.deadlineCount > 0 && slots.earliestDeadline <= now
+                && lastDeadlineLook &+ ReactorLimits.deadlineTickNanoseconds <= now
         else { return }
         lastDeadlineLook = now
         cancelOverdue(by: now)

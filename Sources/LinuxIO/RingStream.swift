@@ -200,6 +200,7 @@ package final class RingStream: ByteStream {
         if isLocal {
             var process: Int32 = 0
             var user: UInt32 = 0
+            // SAFETY: the call fills the two numbers and keeps neither address.
             let result = unsafe clinux_socket_peer(descriptor, &process, &user)
             return result == 0 ? "unix:pid=\(process),uid=\(user)" : "unix:unknown"
         }

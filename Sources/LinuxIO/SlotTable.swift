@@ -174,7 +174,9 @@ struct SlotTable: ~Copyable {
         for index in 0..<usedCount {
             // SAFETY: `index` lies below `usedCount`.
             let slot = unsafe slots[index]
-            guard slot.state == .inFlight && !slot.isSleep && slot.deadline != .max else { continue }
+            guard slot.state == .inFlight && !slot.isSleep && slot.deadline != .max else {
+                continue
+            }
             if slot.deadline <= now {
                 body(&self, UInt64(slot.generation) << 32 | UInt64(index))
                 // SAFETY: as above. Not cancelled: look again in the next tick.

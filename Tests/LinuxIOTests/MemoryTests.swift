@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import Glibc
 import KVCore
-@testable import LinuxIO
 import Testing
+
+@testable import LinuxIO
 
 @Suite struct `An arena` {
     @Test(arguments: MemoryArena.Backing.allCases)

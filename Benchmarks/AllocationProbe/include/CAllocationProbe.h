@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Counts heap allocations of chosen threads by standing before glibc's allocator. Link it into an
-// executable of its own: in a test bundle it would see every other test. Not for use with sanitizers.
+// executable of its own: in a test bundle it would see every other test. Not for sanitizers.
 #ifndef CALLOCATIONPROBE_H
 #define CALLOCATIONPROBE_H
 

@@ -32,7 +32,8 @@ typedef struct clinux_operation {
     uint64_t user_data;
     // Offset in the file.
     uint64_t offset;
-    // Address of the buffer, of the socket address (CONNECT) or of the clinux_scratch with a message.
+    // Address of the buffer, of the socket address (CONNECT) or of the clinux_scratch with a
+    // message.
     uint64_t address;
     uint32_t length;
     int32_t descriptor;
@@ -124,11 +125,13 @@ int clinux_socket_listen(int socket);
 int clinux_socket_connect(int socket, const clinux_scratch *address, int address_length);
 int clinux_descriptor_set_nonblocking(int descriptor);
 // What a stream of the daemon wants; errors are those of setsockopt(2).
-int clinux_socket_set_stream_options(int socket, int idle_seconds, int interval_seconds, int probes);
+int clinux_socket_set_stream_options(int socket, int idle_seconds, int interval_seconds,
+                                     int probes);
 // Whether the socket's family is AF_UNIX: 1 or 0.
 int clinux_socket_is_local(int socket);
 // Text of an endpoint (of this side, or of the peer) and its port.
-int clinux_socket_name(int socket, bool peer, char text[CLINUX_ADDRESS_TEXT_BYTE_COUNT], uint16_t *port);
+int clinux_socket_name(int socket, bool peer, char text[CLINUX_ADDRESS_TEXT_BYTE_COUNT],
+                       uint16_t *port);
 // SO_PEERCRED.
 int clinux_socket_peer(int socket, int32_t *process, uint32_t *user);
 void clinux_socket_shutdown(int socket);
