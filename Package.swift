@@ -73,7 +73,9 @@ let package = Package(
         module(
             "Node",
             ["KVCore", "Kernels", "Wire", "Tiers", "Codec", "Telemetry", "LinuxIO", logging]),
-        module("SimulationKit", ["KVCore", "Wire", "Node", "KVClient", "Tiers"]),
+        module(
+            "SimulationKit",
+            ["KVCore", "Wire", "Node", "KVClient", "Tiers", "Telemetry", logging]),
 
         // Executables.
         executable(

@@ -29,10 +29,10 @@ private func block(seed: UInt64, count: Int = 8_192) -> OwnedBytes {
     return bytes
 }
 
-private let EIO: Int32 = 5
-private let ENOENT: Int32 = 2
-private let EINVAL: Int32 = 22
-private let ENOSPC: Int32 = 28
+private let ioError: Int32 = 5
+private let noEntry: Int32 = 2
+private let invalidArgument: Int32 = 22
+private let noSpace: Int32 = 28
 
 /// The seam with memory that lives as long as the call.
 extension SimulatedFile {
@@ -78,12 +78,12 @@ extension SimulatedFile {
         #expect(
             try perform(world) { reactor throws(IOFault) in
                 _ = try reactor.openFile("missing", .readOnly)
-            } == .system(ENOENT))
+            } == .system(noEntry))
         #expect(
             try perform(world) { reactor throws(IOFault) in
                 let file = try reactor.openFile("a", .readWriteDirect)
                 try await file.write(block(seed: 1, count: 512), at: 0)
-            } == .system(EINVAL))
+            } == .system(invalidArgument))
         #expect(
             try perform(world) { reactor throws(IOFault) in
                 let file = try reactor.openFile("b", .readWrite)
@@ -173,7 +173,7 @@ extension SimulatedFile {
                 try await file.write(block(seed: 1), at: 0)
                 try await file.write(block(seed: 1), at: 0)
                 try await file.write(block(seed: 1, count: 1), at: 8_192)
-            } == .system(ENOSPC))
+            } == .system(noSpace))
         faults = DiskFaults()
         faults.readErrorPermille = 1_000
         world = SimulatedWorld(seed: 1, disk: faults)
@@ -182,14 +182,14 @@ extension SimulatedFile {
                 let file = try reactor.openFile("a", .readWrite)
                 try await file.write(block(seed: 1), at: 0)
                 try await file.read(into: OwnedBytes(count: 1), at: 0)
-            } == .system(EIO))
+            } == .system(ioError))
         faults = DiskFaults()
         faults.synchronizeErrorPermille = 1_000
         world = SimulatedWorld(seed: 1, disk: faults)
         #expect(
             try perform(world) { reactor throws(IOFault) in
                 try await reactor.openFile("a", .readWrite).synchronize()
-            } == .system(EIO))
+            } == .system(ioError))
     }
 
     @Test func `rots a bit for good`() throws {
