@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Everything a daemon can say passes through here before anything believes it. A reader that runs
-// out of bytes becomes bad and stays bad, and reads zeros from then on, so that a decoder checks once
-// at its end instead of after every field.
+// out of bytes becomes bad and stays bad, and reads zeros from then on, so that a decoder checks
+// once at its end instead of after every field.
 #include "wire.h"
 
 #include "CKernels.h"

@@ -51,8 +51,8 @@ struct kvsi_mapping {
     size_t holder_count;
 };
 
-/// Maps `byte_count` bytes of `descriptor`; NULL, with errno, unless the region has that size and is
-/// sealed against shrinking. Does not close the descriptor.
+/// Maps `byte_count` bytes of `descriptor`; NULL, with errno, unless the region has that size and
+/// is sealed against shrinking. Does not close the descriptor.
 struct kvsi_mapping *kvsi_mapping_open(int descriptor, uint64_t byte_count, bool writable);
 void kvsi_mapping_hold(struct kvsi_mapping *mapping);
 void kvsi_mapping_drop(struct kvsi_mapping *mapping);

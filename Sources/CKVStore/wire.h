@@ -140,7 +140,8 @@ bool kvsi_decode_get(const uint8_t *body, size_t byte_count, struct kvsi_get_rec
 /// The index in the body of a GET frame that is not `ok`.
 bool kvsi_decode_get_miss(const uint8_t *body, size_t byte_count, uint32_t *index);
 
-/// LOOKUP: `records` (may be NULL) has room for `key_count`; `prefix` says which mode was asked for.
+/// LOOKUP: `records` (may be NULL) has room for `key_count`; `prefix` says which mode was asked
+/// for.
 bool kvsi_decode_lookup(const uint8_t *body, size_t byte_count, size_t key_count, bool prefix,
                         size_t *prefix_count, kvs_lookup_record *records);
 bool kvsi_decode_delete(const uint8_t *body, size_t byte_count, size_t key_count,

@@ -206,7 +206,7 @@ actor SimulatedClient {
         }
         if !isKnown {
             simulation.scheduler.fail(
-                "GET of key \(key) gave \(bytes.count) bytes that are of no version that can be there"
+                "GET of key \(key) gave \(bytes.count) bytes that are of no version it may have"
             )
         }
     }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 import Glibc
 import KVCore
-@testable import LinuxIO
 import Synchronization
 import Testing
+
+@testable import LinuxIO
 
 @Suite struct `A reactor` {
     @Test(arguments: backends)

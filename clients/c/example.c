@@ -23,7 +23,10 @@ static int explain(const kvs_client *client, const char *what, kvs_status status
 /// Everything that changes what the bytes mean goes in here.
 static kvs_layout describe_model(void) {
     const kvs_layout_field fields[] = {
-        {"model", "example-model-hash"}, {"dtype", "bf16"}, {"layers", "4"}, {"chunk_tokens", "256"},
+        {"model", "example-model-hash"},
+        {"dtype", "bf16"},
+        {"layers", "4"},
+        {"chunk_tokens", "256"},
     };
     kvs_layout layout;
     if (kvs_layout_id(fields, sizeof fields / sizeof fields[0], &layout) != KVS_OK) {

@@ -203,7 +203,8 @@ kvs_status kvs_put(kvs_client *client, const kvs_key *key, const kvs_const_span 
                    size_t part_count, const kvs_put_options *options,
                    uint32_t deadline_milliseconds);
 
-/// Begins a put of `byte_count` bytes that are sent piece by piece, for example layer by layer while
+/// Begins a put of `byte_count` bytes that are sent piece by piece, for example layer by layer
+/// while
 /// the engine computes. Until kvs_put_finish or kvs_put_cancel no other call may use the client.
 /// The deadline runs from here to the end of kvs_put_finish.
 kvs_status kvs_put_begin(kvs_client *client, const kvs_key *key, uint64_t byte_count,
@@ -246,8 +247,8 @@ kvs_status kvs_get(kvs_client *client, const kvs_key *keys, size_t key_count,
                    const kvs_destination *destinations, kvs_get_result *results,
                    const kvs_layout *expected_layout, uint32_t deadline_milliseconds);
 
-/// Gives memory for chunk `index` of `byte_count` bytes, or NULL to skip it. May be called again for
-/// the same index; then the last answer counts. Must not call into the same client.
+/// Gives memory for chunk `index` of `byte_count` bytes, or NULL to skip it. May be called again
+/// for the same index; then the last answer counts. Must not call into the same client.
 typedef void *kvs_provider(void *context, size_t index, uint64_t byte_count);
 
 /// kvs_get for a caller who does not know the sizes: `provide` is asked for memory once the size is
@@ -400,7 +401,8 @@ typedef struct kvs_completion {
 
 /// Opens a queue with one client and exactly one worker thread, which blocks all signals.
 ///
-/// At most `depth` requests are in the queue between submit and drain; then submit returns KVS_BUSY.
+/// At most `depth` requests are in the queue between submit and drain; then submit returns
+/// KVS_BUSY.
 /// All queue functions may be called from several threads. A deadline runs from the submit.
 /// Memory that a request names (destinations, results, records, parts) must stay valid until its
 /// completion was drained or the queue is closed; arrays of keys, spans and parts are copied.

@@ -131,7 +131,10 @@ _FUNCTIONS = {
     ),
     "kvs_get": (
         c_int,
-        [c_void_p, c_char_p, c_size_t, POINTER(Destination), POINTER(GetResult), c_char_p, c_uint32],
+        [
+            c_void_p, c_char_p, c_size_t, POINTER(Destination), POINTER(GetResult), c_char_p,
+            c_uint32,
+        ],
     ),
     "kvs_get_with": (
         c_int,
