@@ -9,7 +9,8 @@ package enum LayoutFault: Error, Hashable, Sendable {
     case badValue(name: String)
 }
 
-/// Everything that says what a chunk's bytes mean, as named fields (docs/key-derivation.md). A value.
+/// Everything that says what a chunk's bytes mean, as named fields (docs/key-derivation.md). A
+/// value.
 ///
 /// Its `id` keeps chunks of different meaning apart. Allocates.
 package struct LayoutDescription: Hashable, Sendable {
