@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The few C functions of llama.cpp that the adapter calls, over any ctypes library handle."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Iterator
+from typing import Any
+
+
+class UnsupportedEngine(RuntimeError):
+    """This context's KV cannot be kept by chunks; the message names the reason and the cure."""
+
+
+class Functions:
+    """The C functions, as own prototypes: those of the library object belong to others."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        pointer, integer, size = ctypes.c_void_p, ctypes.c_int32, ctypes.c_size_t
+
+        def bind(name: str, result: Any, *arguments: Any) -> Any:
+            if not hasattr(library, name):
+                raise UnsupportedEngine(
+                    f"this llama.cpp has no {name}; cure: a release of July 2025 or later"
+                )
+            return ctypes.CFUNCTYPE(result, *arguments)((name, library))
+
+        self.get_memory = bind("llama_get_memory", pointer, pointer)
+        self.sequence_count = bind("llama_n_seq_max", ctypes.c_uint32, pointer)
+        self.copy = bind("llama_memory_seq_cp", None, pointer, integer, integer, integer, integer)
+        self.remove = bind("llama_memory_seq_rm", ctypes.c_bool, pointer, integer, integer, integer)
+        self.state_byte_count = bind("llama_state_seq_get_size", size, pointer, integer)
+        self.state_read = bind("llama_state_seq_get_data", size, pointer, pointer, size, integer)
+        self.state_write = bind("llama_state_seq_set_data", size, pointer, pointer, size, integer)
+        self._decode = bind("llama_decode", integer, pointer, _Batch)
+        self._context_size = bind("llama_n_ctx", ctypes.c_uint32, pointer)
+        self._get_model = bind("llama_get_model", pointer, pointer)
+        self._metadata = bind(
+            "llama_model_meta_val_str", integer, pointer, ctypes.c_char_p, ctypes.c_char_p, size
+        )
+
+    def decode_one(self, context: ctypes.c_void_p, token: int, position: int, sequence: int) -> int:
+        """Decodes one token into a sequence; 0 if that worked."""
+        integer = ctypes.c_int32
+        sequences = (ctypes.POINTER(integer) * 1)(ctypes.pointer(integer(sequence)))
+        one = [ctypes.pointer(integer(value)) for value in (token, position, 1)]
+        output = ctypes.pointer(ctypes.c_int8(0))
+        return self._decode(context, _Batch(1, one[0], None, one[1], one[2], sequences, output))
+
+    def context_beyond_original(self, context: ctypes.c_void_p) -> int:
+        """1 if the context exceeds the model's original one: LongRoPE then turns otherwise."""
+        model = self._get_model(context)
+        text = ctypes.create_string_buffer(64)
+        self._metadata(model, b"general.architecture", text, len(text))
+        name = text.value + b".rope.scaling.original_context_length"
+        if self._metadata(model, name, text, len(text)) <= 0 or not text.value.isdigit():
+            return 0
+        return int(self._context_size(context) > int(text.value))
+
+
+class _Batch(ctypes.Structure):
+    """`llama_batch`, unchanged since 2023."""
+
+    _fields_ = [
+        ("token_count", ctypes.c_int32),
+        ("tokens", ctypes.POINTER(ctypes.c_int32)),
+        ("embeddings", ctypes.c_void_p),
+        ("positions", ctypes.POINTER(ctypes.c_int32)),
+        ("sequence_counts", ctypes.POINTER(ctypes.c_int32)),
+        ("sequences", ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
+        ("outputs", ctypes.POINTER(ctypes.c_int8)),
+    ]
+
+
+class _PyBuffer(ctypes.Structure):
+    """CPython's `Py_buffer`: the only way to the address of a read-only buffer."""
+
+    _fields_ = [
+        ("address", ctypes.c_void_p),
+        ("owner", ctypes.c_void_p),
+        ("byte_count", ctypes.c_ssize_t),
+        ("item_byte_count", ctypes.c_ssize_t),
+        ("is_read_only", ctypes.c_int),
+        ("dimension_count", ctypes.c_int),
+        ("format", ctypes.c_char_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    ]
+
+
+@contextlib.contextmanager
+def address_of(buffer: Any) -> Iterator[int]:
+    """The address of a contiguous buffer, which is kept from moving meanwhile."""
+    view = _PyBuffer()
+    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(buffer), ctypes.byref(view), 0)
+    try:
+        yield view.address
+    finally:
+        ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
