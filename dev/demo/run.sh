@@ -22,17 +22,19 @@ dev/demo/setup
 
 folder=$(mktemp -d)
 daemon=
-stop() {
-    if [ -n "$daemon" ]; then
-        kill "$daemon" 2>/dev/null || true
-        # SIGKILL for a daemon that does not end within five seconds.
-        for _ in $(seq 50); do kill -0 "$daemon" 2>/dev/null || break; sleep 0.1; done
-        kill -9 "$daemon" 2>/dev/null || true
-        wait "$daemon" 2>/dev/null || true
-    fi
-    rm -rf "$folder"
+stop_daemon() {
+    [ -n "$daemon" ] || return 0
+    local process=$daemon status=0
+    daemon=
+    kill "$process" 2>/dev/null || true
+    # SIGKILL for a daemon that does not end within five seconds.
+    for _ in $(seq 50); do kill -0 "$process" 2>/dev/null || break; sleep 0.1; done
+    kill -9 "$process" 2>/dev/null || true
+    wait "$process" 2>/dev/null || status=$?
+    [ "$status" = 0 ] || echo "demo: warning: kvstored ended with status $status" >&2
 }
-trap stop EXIT
+clean_up() { stop_daemon; rm -rf "$folder"; }
+trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
@@ -51,11 +53,10 @@ for attempt in $(seq 100); do
     [ "$attempt" -lt 100 ] || fail "kvstored was not ready within 10 s"
     sleep 0.1
 done
-address=unix:$folder/kvstored.sock
-if [ "$transport" = tcp ]; then
-    address=tcp:$($python -c 'import json, sys; print(json.load(open(sys.argv[1]))["tcp"])' \
-        "$folder/ready.json")
-fi
+address=$($python -c 'import json, sys
+addresses = json.load(open(sys.argv[1]))["addresses"]
+print(next(address for address in addresses if address.startswith(sys.argv[2] + ":")))' \
+    "$folder/ready.json" "$transport")
 
 run_engine() {
     PYTHONPATH=clients/python $python examples/llamacpp/engine.py --address "$address" \
@@ -64,8 +65,9 @@ run_engine() {
 }
 
 echo "demo: llama.cpp with SmolLM2-135M, $prompt_token_count tokens, one thread, over $transport"
-echo "demo: cold run (computes the prompt, about 10 s a thread)"
+echo "demo: cold run (computes the prompt, about 10 s of processor time)"
 run_engine cold
 echo "demo: warm run, in a new process"
 run_engine warm
+stop_daemon
 $python dev/demo/compare.py "$folder/cold.json" "$folder/warm.json"

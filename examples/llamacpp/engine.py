@@ -25,7 +25,7 @@ import engine_binding  # noqa: E402
 import kvstore  # noqa: E402
 from kvstore.adapters.llamacpp import EngineIdentity, LlamaCppAdapter  # noqa: E402
 
-QUESTION = "\n\nIn one sentence, the document above describes"
+QUESTION = 2 * "\n" + "In one sentence, the document above describes"
 
 
 def main() -> None:

@@ -3,12 +3,43 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import kvstore
+
+
+class LeaseInMemory:
+    """Views of chunks. As in the client, what still looks at them afterwards is an error."""
+
+    def __init__(self, store: StoreInMemory, keys: Sequence[bytes]) -> None:
+        self._store = store
+        self._keys = keys
+        self._copies: list[bytearray] = []
+
+    def __enter__(self) -> list[memoryview | None]:
+        if not self._store.shares_memory:
+            raise kvstore.Unsupported("no shared memory here")
+        self._store._call("lease")
+        self._views: list[memoryview | None] = []
+        for key in self._keys:
+            chunk = self._store.chunks.get(key)
+            self._copies.append(bytearray(chunk or b""))
+            view = memoryview(self._copies[-1]).toreadonly()
+            self._views.append(None if chunk is None else view)
+        return list(self._views)
+
+    def still_valid(self) -> bool:
+        return self._store.leases_last
+
+    def __exit__(self, *_: object) -> None:
+        for view in self._views:
+            if view is not None:
+                view.release()
+        for copy in self._copies:
+            copy.append(0)  # raises BufferError if anybody still holds the memory
+        self._store._call("release")
 
 
 class StoreInMemory:
@@ -17,6 +48,7 @@ class StoreInMemory:
     def __init__(self, *, shares_memory: bool = True) -> None:
         self.chunks: dict[bytes, bytes] = {}
         self.shares_memory = shares_memory
+        self.leases_last = True
         self.calls: list[str] = []
         self.faults: dict[str, Exception] = {}
 
@@ -43,14 +75,12 @@ class StoreInMemory:
         found = [self.chunks.get(key) for key in keys]
         return [None if chunk is None else bytearray(chunk) for chunk in found]
 
-    @contextlib.contextmanager
-    def lease(self, keys: Sequence[bytes]) -> Iterator[list[memoryview | None]]:
-        if not self.shares_memory:
-            raise kvstore.Unsupported("no shared memory here")
-        self._call("lease")
-        found = [self.chunks.get(key) for key in keys]
-        yield [None if chunk is None else memoryview(chunk) for chunk in found]
-        self._call("release")
+    def lease(self, keys: Sequence[bytes]) -> LeaseInMemory:
+        return LeaseInMemory(self, keys)
+
+    def delete(self, keys: Sequence[bytes]) -> int:
+        self._call("delete")
+        return sum(self.chunks.pop(key, None) is not None for key in keys)
 
     def _call(self, name: str) -> None:
         self.calls.append(name)

@@ -31,7 +31,7 @@ CONTEXT = {"n_ctx": 1024}
 
 
 class Bench:
-    """An engine, a prompt, and the logits of the engine's own reuse of its memory."""
+    """An engine, a prompt, and the logits when the engine reuses what it holds itself."""
 
     def __init__(self, **context_options: int) -> None:
         library = engine_binding.Library(LIBRARY_PATH)
@@ -42,7 +42,10 @@ class Bench:
         self.engine.decode(self.tokens)
         self.store = StoreInMemory()
         self.saved = self.adapter().save(0, self.tokens)
-        self.reference = self.logits_from(TOKEN_COUNT - 1)
+        self.reference = self.logits_from(512)
+        self.engine.forget_from(511)
+        self.engine.decode(self.tokens[511:512])
+        self.reference_full_hit = self.engine.logits()
         self.chunks = dict(self.store.chunks)
 
     def adapter(self) -> LlamaCppAdapter:
@@ -87,12 +90,7 @@ def test_logits_after_a_restore_are_the_same_bit_for_bit(bench, shares_memory):
     bench.store.shares_memory = shares_memory
     report = adapter.restore(0, bench.tokens)
     assert (report.token_count, report.chunks, report.fault) == (512, 2, None)
-    restored = bench.logits_from(512)
-
-    # The engine's own reuse of the same prefix, computed the same way.
-    bench.engine.open_context(**bench.context_options)
-    bench.engine.decode(bench.tokens)
-    assert restored == bench.logits_from(512)
+    assert bench.logits_from(512) == bench.reference
 
 
 def test_a_full_hit_leaves_one_token_to_decode(bench):
@@ -100,12 +98,7 @@ def test_a_full_hit_leaves_one_token_to_decode(bench):
     report = adapter.restore(0, bench.tokens[:512])
     assert (report.token_count, report.chunks) == (511, 2)
     bench.engine.decode(bench.tokens[511:512])
-    restored = bench.engine.logits()
-    bench.engine.open_context(**bench.context_options)
-    bench.engine.decode(bench.tokens[:512])
-    bench.engine.forget_from(511)
-    bench.engine.decode(bench.tokens[511:512])
-    assert restored == bench.engine.logits()
+    assert bench.engine.logits() == bench.reference_full_hit
 
 
 def test_a_partial_prefix_is_used_as_far_as_it_goes(bench):
@@ -121,16 +114,17 @@ def test_a_partial_prefix_is_used_as_far_as_it_goes(bench):
 
 def test_tokens_that_the_engine_holds_are_kept(bench):
     adapter = bench.restart()
-    bench.engine.decode(bench.tokens[:300])
+    adapter.restore(0, bench.tokens[:300])
+    bench.engine.decode(bench.tokens[256:300])
     report = adapter.restore(0, bench.tokens, held_token_count=300)
     assert (report.token_count, report.chunks, report.fault) == (512, 1, None)
-    bench.engine.decode(bench.tokens[512:])
+    assert bench.logits_from(512) == bench.reference
 
     bench.engine.forget_from(300)
     bench.store.chunks.clear()
     report = adapter.restore(0, bench.tokens, held_token_count=300)
     assert (report.token_count, report.chunks) == (300, 0)
-    assert bench.logits_from(300)
+    bench.engine.decode(bench.tokens[300:301])
 
 
 def poison(chunk: bytes) -> list[bytes]:
@@ -159,6 +153,7 @@ def test_a_poisoned_chunk_is_a_miss(bench):
         report = adapter.restore(0, bench.tokens)
         assert (report.token_count, report.chunks) == (256, 1)
         assert report.fault is not None and report.fault.startswith("MalformedState")
+        assert keys[1] not in bench.store.chunks  # so that a good one can take its place
     bench.store.chunks[keys[1]] = good
     assert adapter.restore(0, bench.tokens).token_count == 512
 
@@ -171,20 +166,20 @@ def test_a_store_that_fails_never_fails_the_engine(bench, operation):
     restored = adapter.restore(0, bench.tokens)
     held = restored.token_count
     assert held == (0 if operation in ("lease", "get_many") else 512)
-    bench.engine.decode(bench.tokens[held:])
-    assert bench.engine.logits()
+    bench.engine.decode(bench.tokens[held : held + 256])
     bench.store.chunks.clear()
-    saved = adapter.save(0, bench.tokens)
-    assert saved.chunks == (0 if operation in ("lookup_prefix", "put") else 2)
+    saved = adapter.save(0, bench.tokens[:256])
+    assert saved.chunks == (0 if operation in ("lookup_prefix", "put") else 1)
     assert (restored.fault or saved.fault) == "ConnectionResetError: the daemon is gone"
 
 
-def test_a_lease_that_may_have_ended_is_not_trusted(bench, monkeypatch):
+def test_a_chunk_whose_lease_has_ended_is_read_again(bench):
     adapter = bench.restart()
-    monkeypatch.setattr("kvstore.adapters.llamacpp.LEASE_SECONDS_MAX", -1.0)
+    bench.store.leases_last = False
     report = adapter.restore(0, bench.tokens)
-    assert (report.token_count, report.chunks) == (0, 0)
-    assert report.fault is not None and report.fault.startswith("TimeoutError")
+    assert bench.store.calls == ["lease", "get_many", "get_many", "release"]
+    assert (report.token_count, report.chunks, report.fault) == (512, 2, None)
+    assert bench.logits_from(512) == bench.reference
 
 
 def test_other_settings_have_another_layout(bench):

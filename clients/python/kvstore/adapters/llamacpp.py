@@ -18,7 +18,6 @@ import ctypes
 import hashlib
 import logging
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,8 +30,6 @@ from kvstore.adapters.llamacpp_state import MalformedState, StateShape
 CHUNK_TOKEN_COUNT = 256
 # What one request to the store may bring at once; a chunk of a large model can be 32 MiB.
 FETCH_BYTE_COUNT_MAX = 64 << 20
-# A leased chunk that was read later than this after asking is not trusted: the daemon grants 30 s.
-LEASE_SECONDS_MAX = 10.0
 
 _ROPE_FIELDS = (
     "rope_scaling_type", "rope_freq_base", "rope_freq_scale", "yarn_ext_factor", "yarn_attn_factor",
@@ -40,6 +37,14 @@ _ROPE_FIELDS = (
 )  # fmt: skip
 
 _log = logging.getLogger(__name__)
+
+
+class EngineRefusal(RuntimeError):
+    """The engine did not take a state of the right form; most likely it has no free cells."""
+
+
+class _LeaseEnded(Exception):
+    """The engine may have read bytes that were no longer the chunk's."""
 
 
 @dataclass(frozen=True)
@@ -119,16 +124,19 @@ class LlamaCppAdapter:
 
     @classmethod
     def for_llama_cpp_python(
-        cls, client: Any, llama: Any, modifications: str = ""
+        cls, client: Any, context: Any, context_parameters: Any, *model_paths: str | Path
     ) -> LlamaCppAdapter:
-        """For a `llama_cpp.Llama`. Its own prefix cache lives in sequence 0."""
+        """For a context of `llama_cpp`'s low-level functions, from the parameters it was made of.
+
+        The class `llama_cpp.Llama` does not do: it opens its context with one sequence.
+        """
         import llama_cpp  # optional, and only here
 
-        identity = EngineIdentity.of([llama.model_path], llama.context_params)
-        identity = EngineIdentity(identity.model_digest, identity.rope, modifications=modifications)
-        context = ctypes.cast(llama.ctx, ctypes.c_void_p).value
-        assert context is not None
-        return cls(client, llama_cpp.llama_cpp._lib, context, identity)
+        identity = EngineIdentity.of(model_paths, context_parameters)
+        address = ctypes.cast(context, ctypes.c_void_p).value
+        if address is None:
+            raise ValueError("the context is null")
+        return cls(client, llama_cpp.llama_cpp._lib, address, identity)
 
     def save(self, sequence: int, tokens: Sequence[int]) -> SaveReport:
         """Stores the complete chunks of `tokens`, which `sequence` holds from position 0 on.
@@ -163,14 +171,19 @@ class LlamaCppAdapter:
         first_chunk = min(held_token_count, len(tokens)) // CHUNK_TOKEN_COUNT
         chunk_count = 0
         fault: str | None = None
+        keys: list[bytes] = []
         try:
             keys = self._client.prefix_keys(self.layout_id, tokens, CHUNK_TOKEN_COUNT)
             for _ in self._restored_chunks(sequence, keys, first_chunk):
                 chunk_count += 1
         except Exception as error:  # a miss: the engine computes what is missing
             fault = _describe_fault("restore", error)
+            if isinstance(error, MalformedState):
+                self._delete(keys[first_chunk + chunk_count])
         restored_end = (first_chunk + chunk_count) * CHUNK_TOKEN_COUNT if chunk_count else 0
-        token_count = max(0, min(max(held_token_count, restored_end), len(tokens) - 1))
+        present_end = self._functions.last_position(self._memory, sequence) + 1
+        token_count = min(present_end, max(held_token_count, restored_end), len(tokens) - 1)
+        token_count = max(0, token_count)
         self._functions.remove(self._memory, sequence, token_count, -1)
         return RestoreReport(token_count, chunk_count, chunk_count * self.chunk_byte_count, fault)
 
@@ -180,26 +193,37 @@ class LlamaCppAdapter:
         """Restores chunk after chunk until one is absent; yields each when `sequence` has it."""
         window = max(1, FETCH_BYTE_COUNT_MAX // self.chunk_byte_count)
         for start in range(first_chunk, len(keys), window):
-            asked_at = time.monotonic()
-            with self._fetch(keys[start : start + window]) as (states, is_leased):
-                trusted_until = asked_at + LEASE_SECONDS_MAX if is_leased else float("inf")
+            with self._fetch(keys[start : start + window]) as (states, lease):
                 for index, state in enumerate(states, start=start):
                     if state is None:
                         return
-                    self._write_chunk(sequence, index, state, trusted_until)
+                    try:
+                        self._write_chunk(sequence, index, state, lease)
+                    except _LeaseEnded:
+                        copy = self._client.get_many([keys[index]])[0]
+                        if copy is None:
+                            return
+                        self._write_chunk(sequence, index, copy, None)
                     yield index
 
     @contextlib.contextmanager
-    def _fetch(self, keys: Sequence[bytes]) -> Iterator[tuple[Sequence[Any], bool]]:
-        """The chunks of these keys, None for absent ones: in place if possible, else copied."""
+    def _fetch(self, keys: Sequence[bytes]) -> Iterator[tuple[Sequence[Any], Any]]:
+        """The chunks of these keys, None for absent ones, and the lease if they are in place."""
         with contextlib.ExitStack() as stack:
             try:
-                states = stack.enter_context(self._client.lease(keys))
-                is_leased = True
+                lease = self._client.lease(keys)
+                states = stack.enter_context(lease)
             except kvstore.Unsupported:
+                lease = None
                 states = self._client.get_many(keys)
-                is_leased = False
-            yield states, is_leased
+            yield states, lease
+
+    def _delete(self, key: bytes) -> None:
+        """Removes a chunk that is no state of its layout, so that a good one can be saved."""
+        try:
+            self._client.delete([key])
+        except Exception as error:
+            _describe_fault("deleting a malformed chunk", error)
 
     def _read_chunk(self, sequence: int, index: int, state: bytearray) -> None:
         """Writes the state of a chunk of `sequence` into `state`; raises if misshapen."""
@@ -218,21 +242,21 @@ class LlamaCppAdapter:
             functions.remove(self._memory, self._scratch, -1, -1)
         self.shape.check(state, first_position, CHUNK_TOKEN_COUNT)
 
-    def _write_chunk(self, sequence: int, index: int, state: Any, trusted_until: float) -> None:
-        """Replaces these positions of `sequence` by a stored state; if it raises, by nothing."""
+    def _write_chunk(self, sequence: int, index: int, state: Any, lease: Any) -> None:
+        """Replaces what `sequence` holds from this chunk on by a stored state."""
         functions = self._functions
         first_position = index * CHUNK_TOKEN_COUNT
         self.shape.check(state, first_position, CHUNK_TOKEN_COUNT)
+        # Removed first, so that the chunk takes these cells: kernels sum in the order of the cells,
+        # and another order is another rounding.
+        functions.remove(self._memory, sequence, first_position, -1)
         try:
             with address_of(state) as address:
                 taken = functions.state_write(self._context, address, len(state), self._scratch)
+            if lease is not None and not lease.still_valid():
+                raise _LeaseEnded
             if taken != len(state):
-                raise MalformedState(
-                    f"the engine refuses chunk {index}: no free cells, or other settings"
-                )
-            if time.monotonic() > trusted_until:
-                raise TimeoutError(f"the lease of chunk {index} may have ended while it was read")
-            functions.remove(self._memory, sequence, first_position, -1)
+                raise EngineRefusal(f"the engine refuses chunk {index}; has it free cells?")
             functions.copy(self._memory, self._scratch, sequence, -1, -1)
         finally:
             functions.remove(self._memory, self._scratch, -1, -1)
@@ -312,7 +336,10 @@ def _file_digest(path: Path) -> str:
         if len(bytes.fromhex(text)) == 32:
             return text
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        hasher = hashlib.sha256()
+        while block := file.read(1 << 20):
+            hasher.update(block)
+    digest = hasher.hexdigest()
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
         folder.mkdir(parents=True, exist_ok=True)
         temporary = remembered.with_suffix(f".{os.getpid()}")

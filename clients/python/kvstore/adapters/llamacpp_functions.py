@@ -30,6 +30,7 @@ class Functions:
         self.sequence_count = bind("llama_n_seq_max", ctypes.c_uint32, pointer)
         self.copy = bind("llama_memory_seq_cp", None, pointer, integer, integer, integer, integer)
         self.remove = bind("llama_memory_seq_rm", ctypes.c_bool, pointer, integer, integer, integer)
+        self.last_position = bind("llama_memory_seq_pos_max", integer, pointer, integer)
         self.state_byte_count = bind("llama_state_seq_get_size", size, pointer, integer)
         self.state_read = bind("llama_state_seq_get_data", size, pointer, pointer, size, integer)
         self.state_write = bind("llama_state_seq_set_data", size, pointer, pointer, size, integer)

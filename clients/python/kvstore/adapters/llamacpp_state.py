@@ -29,6 +29,7 @@ from __future__ import annotations
 import itertools
 import struct
 from dataclasses import dataclass
+from typing import Union
 
 MAGIC = 0xAF143CD8
 
@@ -46,7 +47,7 @@ _LAYER_HEADER = struct.Struct("<II")
 _ROW_HEADER = struct.Struct("<iQ")
 _CHANNEL_HEADER = struct.Struct("<iII")
 
-Bytes = bytes | bytearray | memoryview
+Bytes = Union[bytes, bytearray, memoryview]
 
 
 class MalformedState(ValueError):
@@ -119,14 +120,14 @@ class StateShape:
         expected_byte_count = self.byte_count(cell_count)
         if len(state) != expected_byte_count:
             raise MalformedState(f"{len(state)} bytes, expected {expected_byte_count}")
-        view = memoryview(state)
-        if _STATE_HEADER.unpack_from(view, 0)[0] != MAGIC:
+        if _STATE_HEADER.unpack_from(state, 0)[0] != MAGIC:
             raise MalformedState("wrong magic")
+        positions = range(first_position, first_position + cell_count)
         offset = _STATE_HEADER.size
-        for cache in self.caches:
-            offset = _check_cache(
-                view, offset, cache, range(first_position, first_position + cell_count)
-            )
+        # Released here, so that no traceback keeps memory in use that is only leased.
+        with memoryview(state) as view:
+            for cache in self.caches:
+                offset = _check_cache(view, offset, cache, positions)
         assert offset == expected_byte_count
 
     def description(self) -> dict[str, str | int]:
@@ -149,8 +150,9 @@ def _check_cache(view: memoryview, offset: int, cache: CacheShape, positions: ra
     if _CACHE_HEADER.unpack_from(view, offset) != (1, cell_count):
         raise MalformedState("wrong stream or cell count")
     offset += _CACHE_HEADER.size
-    cells = _CELL.iter_unpack(view[offset : offset + _CELL.size * cell_count])
-    for expected_position, (position, sequence_count, _) in zip(positions, cells, strict=True):
+    cells = bytes(view[offset : offset + _CELL.size * cell_count])
+    for expected_position, cell in zip(positions, _CELL.iter_unpack(cells)):
+        position, sequence_count, _ = cell
         if position != expected_position or sequence_count != 1:
             raise MalformedState(f"cell of position {position}, expected {expected_position}")
     offset += _CELL.size * cell_count
