@@ -8,6 +8,8 @@ import ctypes
 from collections.abc import Iterator
 from typing import Any
 
+from kvstore._native import Buffer
+
 
 class UnsupportedEngine(RuntimeError):
     """This context's KV cannot be kept by chunks; the message names the reason and the cure."""
@@ -74,30 +76,11 @@ class _Batch(ctypes.Structure):
     ]
 
 
-class _PyBuffer(ctypes.Structure):
-    """CPython's `Py_buffer`: the only way to the address of a read-only buffer."""
-
-    _fields_ = [
-        ("address", ctypes.c_void_p),
-        ("owner", ctypes.c_void_p),
-        ("byte_count", ctypes.c_ssize_t),
-        ("item_byte_count", ctypes.c_ssize_t),
-        ("is_read_only", ctypes.c_int),
-        ("dimension_count", ctypes.c_int),
-        ("format", ctypes.c_char_p),
-        ("shape", ctypes.c_void_p),
-        ("strides", ctypes.c_void_p),
-        ("suboffsets", ctypes.c_void_p),
-        ("internal", ctypes.c_void_p),
-    ]
-
-
 @contextlib.contextmanager
 def address_of(buffer: Any) -> Iterator[int]:
-    """The address of a contiguous buffer, which is kept from moving meanwhile."""
-    view = _PyBuffer()
-    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(buffer), ctypes.byref(view), 0)
+    """The address of a contiguous buffer, read-only or not, which is kept from moving meanwhile."""
+    held = Buffer(buffer)
     try:
-        yield view.address
+        yield held.address
     finally:
-        ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
+        held.release()
