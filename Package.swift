@@ -85,6 +85,16 @@ let package = Package(
             "kvctl",
             ["KVCore", "Kernels", "KVClient", "Wire", "LinuxIO", "Settings", argumentParser]),
 
+        // Test programs: the allocation probe replaces malloc, so it has an executable of its own.
+        .target(name: "CAllocationProbe", path: "Benchmarks/AllocationProbe"),
+        .executableTarget(
+            name: "allocation-gate",
+            dependencies: [
+                "CAllocationProbe", "KVClient", "KVCore", "LinuxIO", "Node", "Telemetry", "Tiers", "Wire",
+                logging,
+            ],
+            path: "Benchmarks/AllocationGate", swiftSettings: strict),
+
         tests("KVCoreTests", ["KVCore"]),
         tests("KernelsTests", ["Kernels", "KVCore"]),
         tests("LinuxIOTests", ["LinuxIO", "KVCore"]),
