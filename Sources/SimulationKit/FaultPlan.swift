@@ -32,11 +32,11 @@ package struct NetworkFaults: Sendable {
         dropByteCountMax = 1 << random.within(6...20)
         halfOpenPermille = weight(600)
         refusePermille = weight(200)
-        slowPermille = weight(100)
+        slowPermille = weight(500)
         latencyMicrosecondsMax = 1 << random.within(3...14)
         bytesPerSecond = 1 << random.within(24...32)
         segmentByteCountMax = 1 << random.within(6...17)
-        bufferByteCount = 1 << random.within(10...20)
+        bufferByteCount = 1 << random.within(10...18)
     }
 }
 

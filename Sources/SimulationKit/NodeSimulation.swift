@@ -45,7 +45,7 @@ package final class NodeSimulation: @unchecked Sendable {
         self.requestCount = requestCount
         var random = world.scheduler.forkRandom()
         nodeReactor = world.makeReactor(on: "node")
-        let budget = ByteCount.kibibytes(random.within(64...384))
+        let budget = ByteCount.kibibytes(random.within(64...256))
         guard let capacity = RAMTier.Capacity(budget: budget) else {
             preconditionFailure("a simulated arena has at least a granule")
         }
@@ -56,7 +56,7 @@ package final class NodeSimulation: @unchecked Sendable {
             configuration: NodeConfiguration(), tier: tier, sharedMemory: nil, metrics: metrics,
             nodeID: random.next(), now: world.scheduler.now)
         let world = world
-        clientReactors = (0..<random.within(1...4)).map { world.makeReactor(on: "client \($0)") }
+        clientReactors = (0..<random.within(1...6)).map { world.makeReactor(on: "client \($0)") }
     }
 
     /// Runs it to the end; throws the first thing that must not be.

@@ -83,7 +83,7 @@ actor SimulatedClient {
 
     /// A version that is about to be put: its label, and its bytes in `memory`.
     private func prepare(_ key: Int) -> (label: ChunkLabel, version: Int, bytes: PinnedBytes) {
-        let byteCount = 1 + random.below(random.below(4) == 0 ? Self.byteCountMax : 4_096)
+        let byteCount = 1 + random.below(random.below(3) == 0 ? Self.byteCountMax : 4_096)
         let timeToLive = random.happens(permille: 200) ? UInt64(random.within(1...800)) : nil
         let version = simulation.model.beginPut(
             key: key, byteCount: byteCount, timeToLive: timeToLive, at: reactor.now())
