@@ -45,7 +45,7 @@ package final class NodeSimulation: @unchecked Sendable {
         self.requestCount = requestCount
         var random = world.scheduler.forkRandom()
         nodeReactor = world.makeReactor(on: "node")
-        let budget = ByteCount.kibibytes(random.within(64...256))
+        let budget = ByteCount.kibibytes(random.within(96...256))
         guard let capacity = RAMTier.Capacity(budget: budget) else {
             preconditionFailure("a simulated arena has at least a granule")
         }

@@ -51,10 +51,8 @@ private func nodeHash(seed: UInt64) throws -> UInt64 {
         let simulation = NodeSimulation(seed: 12, faults: NetworkFaults())
         try simulation.run()
         // A task that is started without its reactor's executor as its preference resumes on the
-        // global pool first (Sources/SimulationKit/DESIGN.md). Shard.serve starts such tasks.
-        withKnownIssue(isIntermittent: true) {
-            #expect(simulation.tally.poolJobCount == 0)
-        }
+        // global pool first (Sources/SimulationKit/DESIGN.md).
+        #expect(simulation.tally.poolJobCount == 0)
     }
 
     @Test func `do the same in every process`() async throws {
