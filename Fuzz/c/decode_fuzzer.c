@@ -73,11 +73,11 @@ static void decode_one(uint8_t choice, const uint8_t *body, size_t byte_count) {
     case 0: decode_header(body, byte_count); break;
     case 1: (void)kvsi_decode_hello(body, byte_count, &hello); break;
     case 2:
-        kvsi_decode_error_text(body, byte_count, text);
+        (void)kvsi_decode_error_text(body, byte_count, text);
         require(strlen(text) < sizeof text);
         break;
     case 3: (void)kvsi_decode_get(body, byte_count, &record); break;
-    case 4: (void)kvsi_decode_get_miss(body, byte_count, &number); break;
+    case 4: (void)kvsi_decode_get_miss(body, byte_count, &number, text); break;
     case 5: decode_records(body, byte_count, false); break;
     case 6: decode_records(body, byte_count, true); break;
     case 7:

@@ -62,12 +62,51 @@ static void take_zeros(struct reader *reader, size_t byte_count) {
     }
 }
 
+/// How many bytes the UTF-8 character at `bytes` has; 0 if it is none (RFC 3629, table 3-7 of the
+/// Unicode standard: no overlong forms, no surrogates, nothing above U+10FFFF).
+static size_t character_byte_count(const uint8_t *bytes, size_t left) {
+    uint8_t first = bytes[0];
+    if (first < 0x80) {
+        return 1;
+    }
+    size_t count = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+    if (first < 0xc2 || first > 0xf4 || left < count) {
+        return 0;
+    }
+    uint8_t lowest = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
+    uint8_t highest = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
+    if (bytes[1] < lowest || bytes[1] > highest) {
+        return 0;
+    }
+    for (size_t index = 2; index < count; index += 1) {
+        if ((bytes[index] & 0xc0) != 0x80) {
+            return 0;
+        }
+    }
+    return count;
+}
+
+/// The next bytes, which must be UTF-8.
+static const uint8_t *take_text(struct reader *reader, size_t byte_count) {
+    const uint8_t *bytes = take(reader, byte_count);
+    for (size_t index = 0; bytes != NULL && index < byte_count;) {
+        size_t count = character_byte_count(bytes + index, byte_count - index);
+        if (count == 0) {
+            reader->bad = true;
+            return NULL;
+        }
+        index += count;
+    }
+    return bytes;
+}
+
 static bool is_complete(const struct reader *reader) {
     return !reader->bad && reader->left_byte_count == 0;
 }
 
 bool kvsi_decode_header(const uint8_t *header, struct kvsi_response *response) {
     static const uint8_t magic[4] = {'K', 'V', 'S', '1'};
+    static const uint16_t known_flags = KVSI_FLAG_RESPONSE | KVSI_FLAG_MORE | KVSI_FLAG_FINAL;
     struct reader reader = reader_over(header, KVSI_HEADER_BYTE_COUNT);
     memset(response, 0, sizeof *response);
     const uint8_t *first = take(&reader, sizeof magic);
@@ -78,7 +117,7 @@ bool kvsi_decode_header(const uint8_t *header, struct kvsi_response *response) {
     response->verb = take_u8(&reader);
     response->flags = take_u16(&reader);
     response->id = take_u64(&reader);
-    (void)take_u32(&reader);  // deadline: 0 in a response, and of no use to us
+    take_zeros(&reader, 4);  // the deadline is the client's to say
     response->status = take_u16(&reader);
     take_zeros(&reader, 2);
     response->body_byte_count = take_u32(&reader);
@@ -88,9 +127,23 @@ bool kvsi_decode_header(const uint8_t *header, struct kvsi_response *response) {
     uint32_t checksum = take_u32(&reader);
     return is_complete(&reader) && version == 1 &&
            checksum == (uint32_t)ckernels_xxh3_64(header, KVSI_HEADER_BYTE_COUNT - 4) &&
-           (response->flags & KVSI_FLAG_RESPONSE) != 0 &&
+           (response->flags & KVSI_FLAG_RESPONSE) != 0 && (response->flags & ~known_flags) == 0 &&
            response->body_byte_count <= KVSI_BODY_BYTE_COUNT_MAXIMUM &&
            response->payload_byte_count <= KVSI_CHUNK_BYTE_COUNT_MAXIMUM;
+}
+
+static bool has_empty_body(uint8_t verb) {
+    return verb == KVSI_PING || verb == KVSI_PUT || verb == KVSI_COMMIT || verb == KVSI_ABORT;
+}
+
+bool kvsi_answers(const struct kvsi_response *response, uint8_t verb, uint64_t request_id) {
+    bool is_ok = response->status == KVS_OK;
+    if ((response->id != request_id || response->verb != verb) && (response->id != 0 || is_ok)) {
+        return false;
+    }
+    return (response->payload_byte_count == 0 || (verb == KVSI_GET && is_ok)) &&
+           (response->body_byte_count == 0 || !is_ok || !has_empty_body(verb)) &&
+           ((response->flags & KVSI_FLAG_MORE) == 0 || verb == KVSI_GET);
 }
 
 bool kvsi_body_is_intact(const struct kvsi_response *response, const uint8_t *body) {
@@ -130,26 +183,36 @@ bool kvsi_decode_hello(const uint8_t *body, size_t byte_count, struct kvsi_hello
     hello->lease_milliseconds_limit = take_u32(&reader);
     hello->arena_byte_count = take_u64(&reader);
     hello->staging_byte_count_limit = take_u64(&reader);
-    take_zeros(&reader, 48);
-    (void)take(&reader, take_u8(&reader));
+    (void)take(&reader, 48);  // a later daemon may say more here
+    (void)take_text(&reader, take_u8(&reader));
     return is_complete(&reader) && version == 1 && hello->key_count_limit != 0 &&
            hello->chunk_byte_count_limit != 0;
 }
 
-void kvsi_decode_error_text(const uint8_t *body, size_t byte_count,
-                            char text[KVSI_ERROR_TEXT_BYTE_COUNT]) {
-    struct reader reader = reader_over(body, byte_count);
-    size_t text_byte_count = take_u16(&reader);
-    const uint8_t *bytes = take(&reader, text_byte_count);
+/// Takes an error text: `u16 byte count ‖ UTF-8`, with control characters replaced.
+static void take_error_text(struct reader *reader, char text[KVSI_ERROR_TEXT_BYTE_COUNT]) {
+    size_t byte_count = take_u16(reader);
     text[0] = '\0';
-    if (!is_complete(&reader) || text_byte_count >= KVSI_ERROR_TEXT_BYTE_COUNT) {
+    if (byte_count >= KVSI_ERROR_TEXT_BYTE_COUNT) {
+        reader->bad = true;
+    }
+    const uint8_t *bytes = take_text(reader, byte_count);
+    if (!is_complete(reader)) {
+        reader->bad = true;
         return;
     }
-    for (size_t index = 0; index < text_byte_count; index += 1) {
+    for (size_t index = 0; index < byte_count; index += 1) {
         bool is_control = bytes[index] < 0x20 || bytes[index] == 0x7f;
         text[index] = is_control ? '?' : (char)bytes[index];
     }
-    text[text_byte_count] = '\0';
+    text[byte_count] = '\0';
+}
+
+bool kvsi_decode_error_text(const uint8_t *body, size_t byte_count,
+                            char text[KVSI_ERROR_TEXT_BYTE_COUNT]) {
+    struct reader reader = reader_over(body, byte_count);
+    take_error_text(&reader, text);
+    return !reader.bad;
 }
 
 bool kvsi_decode_get(const uint8_t *body, size_t byte_count, struct kvsi_get_record *record) {
@@ -166,9 +229,11 @@ bool kvsi_decode_get(const uint8_t *body, size_t byte_count, struct kvsi_get_rec
            record->description.byte_count <= KVSI_CHUNK_BYTE_COUNT_MAXIMUM;
 }
 
-bool kvsi_decode_get_miss(const uint8_t *body, size_t byte_count, uint32_t *index) {
+bool kvsi_decode_get_miss(const uint8_t *body, size_t byte_count, uint32_t *index,
+                          char text[KVSI_ERROR_TEXT_BYTE_COUNT]) {
     struct reader reader = reader_over(body, byte_count);
     *index = take_u32(&reader);
+    take_error_text(&reader, text);
     return !reader.bad;
 }
 
@@ -227,7 +292,7 @@ bool kvsi_decode_stat(const uint8_t *body, size_t byte_count, kvs_stat_pair *pai
     *pair_count = 0;
     for (uint32_t index = 0; index < announced_count && !reader.bad; index += 1) {
         size_t name_byte_count = take_u8(&reader);
-        const uint8_t *name = take(&reader, name_byte_count);
+        const uint8_t *name = take_text(&reader, name_byte_count);
         uint64_t value = take_u64(&reader);
         if (reader.bad || name_byte_count >= sizeof pairs->name ||
             memchr(name, 0, name_byte_count) != NULL) {

@@ -48,14 +48,6 @@ kvs_status kvsi_refuse_body(kvs_client *client, const char *verb) {
     return break_off(client, what);
 }
 
-/// A daemon that could not read our header, or has no room for us, answers request 0.
-static bool answers_us(const struct kvsi_response *response, uint8_t verb, uint64_t request_id) {
-    if (response->id == request_id && response->verb == verb) {
-        return true;
-    }
-    return response->id == 0 && response->status != KVS_OK && response->payload_byte_count == 0;
-}
-
 kvs_status kvsi_receive_frame(kvs_client *client, uint8_t verb, uint64_t request_id,
                               struct kvsi_response *response, kvsi_instant deadline) {
     uint8_t header[KVSI_HEADER_BYTE_COUNT];
@@ -70,7 +62,7 @@ kvs_status kvsi_receive_frame(kvs_client *client, uint8_t verb, uint64_t request
     if (!kvsi_decode_header(header, response)) {
         return break_off(client, "a frame of the daemon is malformed");
     }
-    if (!answers_us(response, verb, request_id)) {
+    if (!kvsi_answers(response, verb, request_id)) {
         return break_off(client, "the daemon answered something else than was asked");
     }
     status = kvsi_transport_receive(client, client->response_body, response->body_byte_count,
@@ -80,12 +72,6 @@ kvs_status kvsi_receive_frame(kvs_client *client, uint8_t verb, uint64_t request
     }
     if (!kvsi_body_is_intact(response, client->response_body)) {
         return break_off(client, "a frame's body was damaged on the way");
-    }
-    bool may_have_payload = verb == KVSI_GET && response->status == KVS_OK;
-    bool has_more = (response->flags & KVSI_FLAG_MORE) != 0;
-    if ((response->payload_byte_count != 0 && !may_have_payload) ||
-        (has_more && verb != KVSI_GET)) {
-        return break_off(client, "the daemon sent what nobody asked for");
     }
     return KVS_OK;
 }
@@ -103,7 +89,9 @@ kvs_status kvsi_finish_frame(kvs_client *client, const struct kvsi_response *res
         return KVS_OK;
     }
     char text[KVSI_ERROR_TEXT_BYTE_COUNT];
-    kvsi_decode_error_text(client->response_body, response->body_byte_count, text);
+    if (!kvsi_decode_error_text(client->response_body, response->body_byte_count, text)) {
+        return break_off(client, "an error text of the daemon is malformed");
+    }
     bool closes = kvsi_status_closes(status) || (response->flags & KVSI_FLAG_FINAL) != 0 ||
                   response->id == 0;
     if (closes) {

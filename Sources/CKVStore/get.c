@@ -96,9 +96,9 @@ static kvs_status receive_chunk(const struct get_call *call, size_t index,
     return status;
 }
 
-/// Receives the answer for one key. `*ended` tells that no further frame comes.
+/// Receives the answer for one key.
 static kvs_status receive_key(const struct get_call *call, uint64_t request_id, size_t first,
-                              size_t place, size_t count, bool *ended) {
+                              size_t place, size_t count) {
     kvs_client *client = call->client;
     struct kvsi_response response;
     kvs_status status =
@@ -107,7 +107,6 @@ static kvs_status receive_key(const struct get_call *call, uint64_t request_id, 
         return status;
     }
     bool has_more = (response.flags & KVSI_FLAG_MORE) != 0;
-    *ended = !has_more;
     if (has_more && place + 1 == count) {
         return kvsi_refuse_body(client, "GET");
     }
@@ -122,16 +121,19 @@ static kvs_status receive_key(const struct get_call *call, uint64_t request_id, 
         }
         return receive_chunk(call, first + place, &record);
     }
-    uint32_t index = 0;
-    if (has_more || (is_per_key(status) && place + 1 == count)) {
-        if (!kvsi_decode_get_miss(client->response_body, response.body_byte_count, &index) ||
-            index != place) {
-            return kvsi_refuse_body(client, "GET");
-        }
-        set_result(call, first + place, status, 0, 0);
-        return KVS_OK;
+    bool is_final = (response.flags & KVSI_FLAG_FINAL) != 0;
+    if (!is_per_key(status) || is_final) {
+        // The whole request was refused.
+        return has_more ? kvsi_refuse_body(client, "GET") : kvsi_finish_frame(client, &response);
     }
-    return kvsi_finish_frame(client, &response);  // the whole request was refused
+    uint32_t index = 0;
+    char text[KVSI_ERROR_TEXT_BYTE_COUNT];
+    if (!kvsi_decode_get_miss(client->response_body, response.body_byte_count, &index, text) ||
+        index != place || (!has_more && place + 1 != count)) {
+        return kvsi_refuse_body(client, "GET");
+    }
+    set_result(call, first + place, status, 0, 0);
+    return KVS_OK;
 }
 
 static kvs_status get_batch(const struct get_call *call, size_t first, size_t count) {
@@ -142,9 +144,8 @@ static kvs_status get_batch(const struct get_call *call, size_t first, size_t co
     kvs_status status =
         kvsi_send_request(client, KVSI_GET, body_byte_count, call->deadline, &request_id);
     for (size_t place = 0; place < count; place += 1) {
-        bool ended = false;
         if (status == KVS_OK) {
-            status = receive_key(call, request_id, first, place, count, &ended);
+            status = receive_key(call, request_id, first, place, count);
         }
         if (status != KVS_OK) {
             set_results(call, first + place, count - place, status);

@@ -76,7 +76,7 @@ kvs_status kvs_derive_prefix_keys(const uint8_t *secret, const kvs_layout *layou
 
 kvs_status kvs_derive_content_key(const uint8_t *secret, const kvs_layout *layout,
                                   const uint32_t *tokens, size_t token_count, kvs_key *key) {
-    if (layout == NULL || tokens == NULL || key == NULL || token_count == 0 ||
+    if (layout == NULL || (tokens == NULL && token_count != 0) || key == NULL ||
         token_count > KVS_CHUNK_TOKEN_COUNT_MAXIMUM) {
         return KVS_INVALID_ARGUMENT;
     }
@@ -145,16 +145,10 @@ kvs_status kvs_format_number(double value, char text[KVS_NUMBER_BYTE_COUNT]) {
     if (text == NULL || !isfinite(value)) {
         return KVS_INVALID_ARGUMENT;
     }
-    if (value == 0) {
-        (void)snprintf(text, KVS_NUMBER_BYTE_COUNT, "0");
-        return KVS_OK;
-    }
-    const char *sign = value < 0 ? "-" : "";
-    double magnitude = value < 0 ? -value : value;
-    struct decimal decimal = shortest_decimal(magnitude);
-    if (magnitude < 1e16 && magnitude == (double)(uint64_t)magnitude) {
-        (void)snprintf(text, KVS_NUMBER_BYTE_COUNT, "%s%.0f", sign, magnitude);
-    } else if (decimal.exponent >= 16 || decimal.exponent < -4) {
+    const char *sign = signbit(value) ? "-" : "";
+    struct decimal decimal = shortest_decimal(signbit(value) ? -value : value);
+    int whole_count = decimal.exponent + 1;
+    if (decimal.exponent >= 16 || decimal.exponent < -4) {
         (void)snprintf(text, KVS_NUMBER_BYTE_COUNT, "%s%c%s%.*se%c%02d", sign, decimal.digits[0],
                        decimal.digit_count > 1 ? "." : "", decimal.digit_count - 1,
                        decimal.digits + 1, decimal.exponent < 0 ? '-' : '+',
@@ -162,11 +156,13 @@ kvs_status kvs_format_number(double value, char text[KVS_NUMBER_BYTE_COUNT]) {
     } else if (decimal.exponent < 0) {
         (void)snprintf(text, KVS_NUMBER_BYTE_COUNT, "%s0.%.*s%.*s", sign, -decimal.exponent - 1,
                        "000", decimal.digit_count, decimal.digits);
-    } else {
-        int whole_count = decimal.exponent + 1;
+    } else if (decimal.digit_count > whole_count) {
         (void)snprintf(text, KVS_NUMBER_BYTE_COUNT, "%s%.*s.%.*s", sign, whole_count,
                        decimal.digits, decimal.digit_count - whole_count,
                        decimal.digits + whole_count);
+    } else {
+        (void)snprintf(text, KVS_NUMBER_BYTE_COUNT, "%s%.*s%.*s.0", sign, decimal.digit_count,
+                       decimal.digits, whole_count - decimal.digit_count, "0000000000000000");
     }
     return KVS_OK;
 }
@@ -176,7 +172,7 @@ static bool is_field_valid(const kvs_layout_field *field) {
         return false;
     }
     size_t name_byte_count = strspn(field->name, "abcdefghijklmnopqrstuvwxyz0123456789_");
-    return field->name[name_byte_count] == '\0' && strpbrk(field->value, "\r\n") == NULL &&
+    return strcmp(field->name, "kvstore_layout") != 0 && field->name[name_byte_count] == '\0' && strpbrk(field->value, "\r\n") == NULL &&
            name_byte_count <= LAYOUT_TEXT_BYTE_COUNT_MAXIMUM &&
            strlen(field->value) <= LAYOUT_TEXT_BYTE_COUNT_MAXIMUM;
 }

@@ -102,6 +102,11 @@ struct kvsi_response {
 /// Decodes 48 bytes; checks magic, checksum, version, reserved fields, flags and body size.
 bool kvsi_decode_header(const uint8_t *header, struct kvsi_response *response);
 
+/// Whether the frame answers this request: it repeats verb and id, or is a refusal with id 0 of a
+/// daemon that could not read our header or has no room for us; and it has a body, a payload or a
+/// successor only where that belongs.
+bool kvsi_answers(const struct kvsi_response *response, uint8_t verb, uint64_t request_id);
+
 /// Whether the body has the checksum that the header announced.
 bool kvsi_body_is_intact(const struct kvsi_response *response, const uint8_t *body);
 
@@ -125,8 +130,8 @@ struct kvsi_hello {
 
 bool kvsi_decode_hello(const uint8_t *body, size_t byte_count, struct kvsi_hello *hello);
 
-/// Copies an error text with control characters replaced; an ill-formed one becomes "".
-void kvsi_decode_error_text(const uint8_t *body, size_t byte_count,
+/// Copies an error text with control characters replaced; false, and "", if it is ill-formed.
+bool kvsi_decode_error_text(const uint8_t *body, size_t byte_count,
                             char text[KVSI_ERROR_TEXT_BYTE_COUNT]);
 
 struct kvsi_get_record {
@@ -137,8 +142,9 @@ struct kvsi_get_record {
 /// The body of an `ok` frame of GET, or of STAT for one chunk.
 bool kvsi_decode_get(const uint8_t *body, size_t byte_count, struct kvsi_get_record *record);
 
-/// The index in the body of a GET frame that is not `ok`.
-bool kvsi_decode_get_miss(const uint8_t *body, size_t byte_count, uint32_t *index);
+/// The body of a GET frame about one key that is not `ok`.
+bool kvsi_decode_get_miss(const uint8_t *body, size_t byte_count, uint32_t *index,
+                          char text[KVSI_ERROR_TEXT_BYTE_COUNT]);
 
 /// LOOKUP: `records` (may be NULL) has room for `key_count`; `prefix` says which mode was asked
 /// for.

@@ -26,9 +26,10 @@ if [ -n "${VALGRIND:-}" ]; then
     kind=debug sanitize=
 fi
 CC=$compiler BUILD_DIRECTORY=$work dev/build-libkvstore $kind >/dev/null
+python3 Tests/C/make_vectors.py Tests/Vectors "$work/vectors.h"
 # shellcheck disable=SC2086  # flags are words
 $compiler -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -O1 -g $sanitize \
-    -ISources/CKVStore/include -ISources/CKVStore -ISources/CKernels/include -ITests/C \
+    -ISources/CKVStore/include -ISources/CKVStore -ISources/CKernels/include -ITests/C -I"$work" \
     Tests/C/*.c "$work/lib/libkvstore.a" -lcrypto -lxxhash -lm -pthread -o "$work/kvstore-tests"
 
 if [ -n "${KVSTORED:-}" ]; then

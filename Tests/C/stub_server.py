@@ -171,11 +171,11 @@ class Connection:
     def answer(self, verb, request_id, status=OK, body=b"", payload=b"", flags=0):
         payload_bytes = len(payload)
         lie = self.behaviour if verb != HELLO else ""
+        if lie == "unknown-status":
+            status, body = 999, b""
         if status != OK and not body:
             text = b"stub"
             body = struct.pack("<H", len(text)) + text
-        if lie == "unknown-status":
-            status = 999
         if lie == "wrong-id":
             request_id += 1
         if lie == "more-for-ever" and verb == GET:

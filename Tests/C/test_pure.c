@@ -19,10 +19,10 @@ static void check_number(double value, const char *expected) {
 
 static void test_numbers(void) {
     char text[KVS_NUMBER_BYTE_COUNT];
-    check_number(0, "0");
-    check_number(-0.0, "0");
-    check_number(10000.0, "10000");
-    check_number(-32, "-32");
+    check_number(0, "0.0");
+    check_number(-0.0, "-0.0");
+    check_number(10000.0, "10000.0");
+    check_number(-32, "-32.0");
     check_number(0.5, "0.5");
     check_number(0.1, "0.1");
     check_number(1e-05, "1e-05");
@@ -162,7 +162,7 @@ static void test_rubbish(void) {
         char text[KVSI_ERROR_TEXT_BYTE_COUNT];
         (void)kvsi_decode_hello(body, byte_count, &hello);
         (void)kvsi_decode_get(body, byte_count, &record);
-        (void)kvsi_decode_get_miss(body, byte_count, &number);
+        (void)kvsi_decode_get_miss(body, byte_count, &number, text);
         (void)kvsi_decode_lookup(body, byte_count, 4, seed % 2, &count, records);
         (void)kvsi_decode_delete(body, byte_count, 4, &count);
         (void)kvsi_decode_stat(body, byte_count, pairs, 2, &count);
@@ -175,7 +175,7 @@ static void test_rubbish(void) {
                 CHECK(leases[index].status != KVS_OK || leases[index].byte_count <= byte_count);
             }
         }
-        kvsi_decode_error_text(body, byte_count, text);
+        (void)kvsi_decode_error_text(body, byte_count, text);
         CHECK(strlen(text) < sizeof text);
         free(body);
     }

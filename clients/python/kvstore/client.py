@@ -45,7 +45,7 @@ def _format_value(value):
 def layout_id(description: Mapping[str, Union[str, int, float]]) -> bytes:
     """16 bytes that say what a chunk's bytes mean; see docs/key-derivation.md.
 
-    Whole numbers count as such whether they are int or float: 10000 and 10000.0 are the same.
+    A field is a whole number (int) or a double (float) for good: 10000 and 10000.0 differ.
     """
     fields = (_native.LayoutField * max(1, len(description)))()
     for field, (name, value) in zip(fields, description.items()):

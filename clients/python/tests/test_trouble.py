@@ -12,7 +12,7 @@ KEY = bytes(range(32))
 
 
 def test_layout_id():
-    text = "kvstore_layout=1\nlayers=30\nmodel=m\nrope_scale=0.25\nrope_theta=10000\n"
+    text = "kvstore_layout=1\nlayers=30\nmodel=m\nrope_scale=0.25\nrope_theta=10000.0\n"
     description = {"rope_theta": 10000.0, "model": "m", "layers": 30, "rope_scale": 0.25}
     assert kvstore.layout_id(description) == hashlib.sha256(text.encode()).digest()[:16]
     for wrong in ({"Name": 1}, {"a": "x\ny"}, {"a": float("nan")}, {"a": True}, {"": 1}):
