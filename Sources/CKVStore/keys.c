@@ -172,7 +172,8 @@ static bool is_field_valid(const kvs_layout_field *field) {
         return false;
     }
     size_t name_byte_count = strspn(field->name, "abcdefghijklmnopqrstuvwxyz0123456789_");
-    return strcmp(field->name, "kvstore_layout") != 0 && field->name[name_byte_count] == '\0' && strpbrk(field->value, "\r\n") == NULL &&
+    return field->name[name_byte_count] == '\0' && strcmp(field->name, "kvstore_layout") != 0 &&
+           strpbrk(field->value, "\r\n") == NULL &&
            name_byte_count <= LAYOUT_TEXT_BYTE_COUNT_MAXIMUM &&
            strlen(field->value) <= LAYOUT_TEXT_BYTE_COUNT_MAXIMUM;
 }

@@ -100,8 +100,8 @@ typedef struct kvs_layout_field {
 #define KVS_NUMBER_BYTE_COUNT 32
 
 /// Writes a double as a layout description wants it: the fewest digits that read back to the same
-/// double, "10000.0", "0.5", "1e-05". Write a whole number with "%lld" instead: 10000 and 10000.0 are
-/// different descriptions. KVS_INVALID_ARGUMENT for NaN and infinities.
+/// double, "10000.0", "0.5", "1e-05". Write a whole number with "%lld" instead: 10000 and 10000.0
+/// are different descriptions. KVS_INVALID_ARGUMENT for NaN and infinities.
 kvs_status kvs_format_number(double value, char text[KVS_NUMBER_BYTE_COUNT]);
 
 /// Layout id of a description, docs/key-derivation.md. Fields may come in any order, names once.

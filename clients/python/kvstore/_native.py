@@ -225,7 +225,7 @@ class Buffer:
     Takes anything with a contiguous buffer, and contiguous CPU tensors of torch, which have none.
     """
 
-    __slots__ = ("address", "byte_count", "_view", "_kept")
+    __slots__ = ("_kept", "_view", "address", "byte_count")
 
     def __init__(self, source, writable=False):
         self._view = None

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The client: one connection to one daemon. Thread-safe (calls take turns), usable after fork."""
+from __future__ import annotations
+
 import array
 import ctypes
 import os
 import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Optional, Union
+from typing import NamedTuple
 
 from kvstore import _native, errors
 from kvstore._native import library
@@ -22,7 +24,7 @@ class ChunkInfo(NamedTuple):
     tier: int  # 1 RAM, 2 SSD, 3 peer
     level: int  # how it is encoded; 0: raw
     load_microseconds: int  # estimated time to load
-    remaining_milliseconds: Optional[int]  # to live; None: for ever
+    remaining_milliseconds: int | None  # to live; None: for ever
 
 
 def _status_text(status):
@@ -42,7 +44,7 @@ def _format_value(value):
     return text.value.decode()
 
 
-def layout_id(description: Mapping[str, Union[str, int, float]]) -> bytes:
+def layout_id(description: Mapping[str, str | int | float]) -> bytes:
     """16 bytes that say what a chunk's bytes mean; see docs/key-derivation.md.
 
     A field is a whole number (int) or a double (float) for good: 10000 and 10000.0 differ.
@@ -153,7 +155,7 @@ class Client:
     """A client for "unix:/path" or "tcp:host:port". Connects at the first call."""
 
     def __init__(self, address: str, *, namespace: str = "default",
-                 token: Optional[bytes] = None, deadline_milliseconds: int = 1000):
+                 token: bytes | None = None, deadline_milliseconds: int = 1000):
         self._handle = None
         self._lock = threading.Lock()
         self._lease_count = 0
@@ -279,11 +281,11 @@ class Client:
 
     # Loading -------------------------------------------------------------------------------------
 
-    def get(self, key: bytes) -> Optional[bytearray]:
+    def get(self, key: bytes) -> bytearray | None:
         """The bytes of a chunk, or None."""
         return self.get_many([key])[0]
 
-    def get_many(self, keys: Sequence[bytes]) -> list[Optional[bytearray]]:
+    def get_many(self, keys: Sequence[bytes]) -> list[bytearray | None]:
         """The bytes of each chunk, or None where it is not there (or did not survive the way)."""
         joined, count = _joined_keys(keys)
         results = (_native.GetResult * max(1, count))()
@@ -301,7 +303,7 @@ class Client:
                 handle, joined, count, _native.Provider(provide), None, results, None, 0))
         return [found[index] if self._is_hit(results[index]) else None for index in range(count)]
 
-    def get_into(self, key: bytes, destination) -> Optional[int]:
+    def get_into(self, key: bytes, destination) -> int | None:
         """Reads a chunk into a writable buffer; the number of bytes, or None.
 
         Raises DestinationTooSmall, with `byte_count`, if it does not fit.
@@ -349,7 +351,7 @@ class Client:
                 handle, joined, count, ctypes.byref(found), None, 0))
         return found.value
 
-    def lookup(self, keys: Sequence[bytes]) -> list[Optional[ChunkInfo]]:
+    def lookup(self, keys: Sequence[bytes]) -> list[ChunkInfo | None]:
         """What is stored under each key; None: nothing."""
         joined, count = _joined_keys(keys)
         records = (_native.LookupRecord * max(1, count))()

@@ -83,15 +83,14 @@ def test_lookup(client):
 
 def test_lease(server):
     keys = [os.urandom(32), os.urandom(32)]
-    with kvstore.Client(server.tcp) as client, pytest.raises(kvstore.Unsupported):
-        with client.lease(keys):
-            pass
+    with (kvstore.Client(server.tcp) as client, pytest.raises(kvstore.Unsupported),
+          client.lease(keys)):
+        pass
     with kvstore.Client(server.unix) as client:
         client.put(keys[0], b"in place")
         if not server.shares:
-            with pytest.raises(kvstore.Unsupported):
-                with client.lease(keys):
-                    pass
+            with pytest.raises(kvstore.Unsupported), client.lease(keys):
+                pass
             return
         leased = client.lease(keys)
         with leased as views:
@@ -100,9 +99,8 @@ def test_lease(server):
             assert leased.still_valid()
         with pytest.raises(ValueError):
             bytes(views[0])
-        with pytest.raises(BufferError):
-            with client.lease(keys) as views:
-                kept = views[0][3:]
+        with pytest.raises(BufferError), client.lease(keys) as views:
+            kept = views[0][3:]
         assert bytes(kept) == b"place"  # still mapped, if only until the lease runs out
         client.ping()
 

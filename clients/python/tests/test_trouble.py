@@ -38,12 +38,12 @@ def test_no_daemon():
 
 @pytest.mark.parametrize("behaviour", ["silent", "silent-after-hello", "trickle"])
 def test_deadline(behaviour):
-    with stub(behaviour) as server:
-        with kvstore.Client(server.unix, deadline_milliseconds=200) as client:
-            start = time.monotonic()
-            with pytest.raises(kvstore.DeadlineExceeded):
-                client.ping()
-            assert time.monotonic() - start < 2
+    with (stub(behaviour) as server,
+          kvstore.Client(server.unix, deadline_milliseconds=200) as client):
+        start = time.monotonic()
+        with pytest.raises(kvstore.DeadlineExceeded):
+            client.ping()
+        assert time.monotonic() - start < 2
 
 
 @pytest.mark.parametrize("behaviour,expected", [
@@ -51,9 +51,9 @@ def test_deadline(behaviour):
     ("unauthorized", kvstore.Unauthorized), ("busy-at-accept", kvstore.Busy),
     ("close-at-once", kvstore.ConnectionLost), ("unknown-status", kvstore.Internal)])
 def test_errors_have_types(behaviour, expected):
-    with stub(behaviour) as server, kvstore.Client(server.unix) as client:
-        with pytest.raises(expected):
-            client.ping()
+    with (stub(behaviour) as server, kvstore.Client(server.unix) as client,
+          pytest.raises(expected)):
+        client.ping()
 
 
 def test_damaged_bytes_are_a_miss():
