@@ -101,6 +101,7 @@ let package = Package(
         tests("WireTests", ["Wire", "KVCore", "Kernels"]),
         tests("SettingsTests", ["Settings", "KVCore"]),
         tests("TelemetryTests", ["Telemetry", logging]),
+        tests("CodecTests", ["Codec", "KVCore"]),
         tests("TiersTests", ["Tiers", "KVCore", "Codec"]),
         tests("KVClientTests", ["KVClient", "LinuxIO", "KVCore", "Wire", "Kernels"]),
         tests("CKVStoreTests", ["CKVStore", "KVCore", "Kernels", "Wire"]),
