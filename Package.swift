@@ -90,7 +90,8 @@ let package = Package(
         .executableTarget(
             name: "allocation-gate",
             dependencies: [
-                "CAllocationProbe", "KVClient", "KVCore", "LinuxIO", "Node", "Telemetry", "Tiers", "Wire",
+                "CAllocationProbe", "KVClient", "KVCore", "LinuxIO", "Node", "Telemetry", "Tiers",
+                "Wire",
                 logging,
             ],
             path: "Benchmarks/AllocationGate", swiftSettings: strict),
