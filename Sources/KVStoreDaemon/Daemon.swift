@@ -36,7 +36,7 @@ final class Daemon {
         Self.raiseDescriptorLimit(settings, logger)
         let memory = try DaemonMemory(settings, logger)
         arena = memory.arena
-        reactors = try Self.startReactors(settings, logger)
+        reactors = try Self.startReactors(settings, arena, logger)
         let now = reactors[0].now()
         let tier = RAMTier(
             arena: arena.bytes.prefix(memory.capacity.arenaByteCount), capacity: memory.capacity,
@@ -72,9 +72,14 @@ final class Daemon {
     }
 
     private static func startReactors(
-        _ settings: DaemonSettings, _ logger: Logger
+        _ settings: DaemonSettings, _ arena: MemoryArena, _ logger: Logger
     ) throws(StartFault) -> [RingReactor] {
         var options = ReactorOptions()
+        // Registering touches every page, so small pages are registered only if they are prefaulted.
+        let isResident = settings.memory.prefault || arena.backing != .smallPages
+        if settings.memory.registration == .auto, isResident {
+            options.fixedBuffers = [arena.bytes]
+        }
         options.socketFileMode = settings.listen.unixSocketPermissions.bits
         options.backend =
             switch settings.io.backend {

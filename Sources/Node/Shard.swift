@@ -16,7 +16,9 @@ package actor Shard<R: Reactor> {
     private nonisolated let expectedCount = Atomic<Int>(0)
     /// Rises while the shard runs; see `maintain`.
     private nonisolated let beat = Atomic<UInt64>(0)
-    private var connections: [ObjectIdentifier: Connection<R>] = [:]
+    /// Connections by slot; a slot is used again when its connection has ended.
+    private var slots: [Connection<R>?] = []
+    private var unusedSlots: [Int] = []
     private var isStopped = false
     private let context = ShardContext()
 
@@ -47,31 +49,34 @@ package actor Shard<R: Reactor> {
     package func serve(_ accepted: R.Listener.Connection) {
         let connection = Connection(
             stream: reactor.adopt(accepted), reactor: reactor, node: node, shard: context)
-        let id = ObjectIdentifier(connection)
-        connections[id] = connection
+        let slot = unusedSlots.popLast() ?? slots.count
+        if slot == slots.count { slots.append(connection) } else { slots[slot] = connection }
         let isWelcome = !isStopped && node.connectionBegan()
         node.metrics.add(isWelcome ? .connectionsAccepted : .connectionsRefused)
         Task(executorPreference: reactor.executor) {
-            await isWelcome ? self.run(id) : self.refuse(id)
+            await isWelcome ? self.run(slot) : self.refuse(slot)
         }
     }
 
-    private func run(_ id: ObjectIdentifier) async {
-        await connections[id]?.run()
+    private func run(_ slot: Int) async {
+        await slots[slot]?.run()
         node.connectionEnded()
-        forget(id)
+        forget(slot)
     }
 
-    private func refuse(_ id: ObjectIdentifier) async {
-        await connections[id]?.refuse(
+    private func refuse(_ slot: Int) async {
+        await slots[slot]?.refuse(
             .busy, "too many connections: close some, or raise limits.connections")
-        forget(id)
+        forget(slot)
     }
 
-    private func forget(_ id: ObjectIdentifier) {
-        connections[id] = nil
+    private func forget(_ slot: Int) {
+        slots[slot] = nil
+        unusedSlots.append(slot)
         expectedCount.subtract(1, ordering: .relaxed)
     }
+
+    private var isEmpty: Bool { unusedSlots.count == slots.count }
 
     /// Ends leases that are over, and forgets expired chunks, four times a
     /// second; runs until the reactor or the shard stops.
@@ -85,7 +90,7 @@ package actor Shard<R: Reactor> {
             }
             beat.add(1, ordering: .relaxed)
             let now = reactor.now()
-            for connection in connections.values { connection.endExpiredLeases(by: now) }
+            for connection in slots { connection?.endExpiredLeases(by: now) }
             node.tier.sweep(entryCount: sweepEntryCount, now: now)
         }
     }
@@ -94,16 +99,16 @@ package actor Shard<R: Reactor> {
     /// are at. The node's `beginStop` has been called.
     package func beginStop() {
         isStopped = true
-        for connection in connections.values where connection.isIdle { connection.close() }
+        for case let connection? in slots where connection.isIdle { connection.close() }
     }
 
     /// Waits until no connection is left; closes those that are at `deadline`.
     package func stop(by deadline: Instant) async {
-        while !connections.isEmpty, reactor.now() < deadline {
+        while !isEmpty, reactor.now() < deadline {
             guard await pause(milliseconds: 5) else { break }
         }
-        for connection in connections.values { connection.close() }
-        while !connections.isEmpty {
+        for connection in slots { connection?.close() }
+        while !isEmpty {
             guard await pause(milliseconds: 1) else { break }
         }
     }

@@ -31,9 +31,10 @@ enum DaemonOptions {
     static let memoryBudget = Setting<ByteCount>(
         key: "memory.budget", kind: .size(.mebibytes(1)...ByteCount(1 << 46)),
         fallback: .value(.gibibytes(1)),
-        summary: "Memory for chunks.",
-        detail: "One region of this size, mapped at start; the daemon never holds more chunk "
-            + "bytes than this. Its own tables and buffers come on top.")
+        summary: "Memory for chunks and their tables.",
+        detail: "The process stays within this and 64 MiB. An eighth, at most 256MiB, is for local "
+            + "writers; what `limits.connections` needs beyond 32 MiB, 6 KiB each, is taken out too. "
+            + "The rest is one region, mapped at start.")
 
     static let memoryPrefault = Setting<Bool>(
         key: "memory.prefault", kind: .boolean, fallback: .value(false),
@@ -51,7 +52,8 @@ enum DaemonOptions {
         key: "memory.registration", kind: .choice, fallback: .value(.auto),
         summary: "Register chunk memory with the I/O ring.",
         detail: "Registered memory is locked, so it needs RLIMIT_MEMLOCK (LimitMEMLOCK= in the "
-            + "systemd unit). `auto` goes on without, and says so, where the limit forbids it.")
+            + "systemd unit). `auto` registers huge pages and prefaulted memory, since "
+            + "registering touches every page; where the limit forbids it, it goes on and says so.")
 
     static let backend = Setting<Backend>(
         key: "io.backend", kind: .choice, fallback: .value(.auto),
