@@ -140,7 +140,7 @@ extension Connection {
         } catch {
             return try await refuse(request, error)
         }
-        guard let pending = staging.take(commit.reservationID) else {
+        guard let pending = staging.take(commit.reservationID, now: request.arrival) else {
             return try await refuse(request, .noLease, noReservationText)
         }
         defer { staging.giveBack(pending) }
@@ -195,7 +195,7 @@ extension Connection {
         } catch {
             return try await refuse(request, error)
         }
-        guard let pending = staging.take(abort.reservationID) else {
+        guard let pending = staging.take(abort.reservationID, now: request.arrival) else {
             return try await refuse(request, .noLease, noReservationText)
         }
         staging.giveBack(pending)

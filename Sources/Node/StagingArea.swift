@@ -45,9 +45,11 @@ struct StagingArea: ~Copyable {
         return (serial, offset, isNew ? region.descriptor : nil)
     }
 
-    /// Takes a reservation out of the waiting ones; the caller gives its room back afterwards.
-    mutating func take(_ id: UInt64) -> Pending? {
-        pending.removeValue(forKey: id)
+    /// Takes a reservation out of the waiting ones unless its time is over; the caller gives its
+    /// room back afterwards.
+    mutating func take(_ id: UInt64, now: Instant) -> Pending? {
+        endExpired(by: now)
+        return pending.removeValue(forKey: id)
     }
 
     /// Gives the room of a taken reservation back.
