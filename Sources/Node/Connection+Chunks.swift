@@ -15,8 +15,7 @@ extension Connection {
         let put: PutRequest
         do throws(WireFault) {
             put = try PutRequest.decode(body)
-            let expected = UInt64(put.chunkByteCount + PutRequest.checksumByteCount)
-            guard request.header.payloadByteCount == expected else { throw .bodySizeMismatch }
+            try put.check(payloadByteCount: request.header.payloadByteCount)
         } catch {
             return try await refuse(request, error)
         }

@@ -35,13 +35,6 @@ extension Connection {
     private nonisolated(nonsending) func greet(
         _ request: Request, _ hello: HelloRequest
     ) async throws(ConnectionEnd) -> Next {
-        guard
-            (hello.lowestVersion...max(hello.lowestVersion, hello.highestVersion))
-                .contains(FrameHeader.version)
-        else {
-            return try await answerAndClose(
-                request, .versionMismatch, "this daemon speaks version 1 only")
-        }
         guard let opened = node.namespaces.open(name: hello.namespace, token: hello.token) else {
             try await delayRefusal()
             return try await answerAndClose(

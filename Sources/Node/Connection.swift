@@ -141,13 +141,9 @@ final class Connection<R: Reactor> {
             verb = try request.header.checkRequest()
         } catch {
             node.metrics.add(.requestsOther)
-            return try await refuse(request, error.status, error.message)
+            return try await refuse(request, error)
         }
         node.metrics.add(verb.metric)
-        if verb != .put, request.header.payloadByteCount != 0 {
-            let fault = WireFault.bodySizeMismatch
-            return try await answerAndClose(request, fault.status, fault.message)
-        }
         return switch verb {
         case .hello:
             try await answerAndClose(request, .malformed, "HELLO comes once, at the beginning")

@@ -34,6 +34,13 @@ package struct PutRequest: Hashable, Sendable {
         writer.append(zeros: 12)
     }
 
+    /// Checks that a PUT's payload is the chunk and its checksum.
+    package func check(payloadByteCount: UInt64) throws(WireFault) {
+        guard payloadByteCount == UInt64(chunkByteCount + Self.checksumByteCount) else {
+            throw .bodySizeMismatch
+        }
+    }
+
     package static func decode(_ body: PinnedBytes) throws(WireFault) -> PutRequest {
         var reader = FieldReader(body)
         let key = try reader.readKey()

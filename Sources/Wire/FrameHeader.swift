@@ -162,6 +162,7 @@ package struct FrameHeader: Hashable, Sendable {
         guard flags.isEmpty else { throw .unknownFlags(flags.rawValue) }
         guard let verb else { throw .unknownVerb(verbNumber) }
         guard statusNumber == 0 else { throw .reservedNotZero(offset: 20) }
+        guard verb == .put || payloadByteCount == 0 else { throw .bodySizeMismatch }
         return verb
     }
 
