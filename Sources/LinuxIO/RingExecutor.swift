@@ -9,18 +9,25 @@ internal import Synchronization
 /// that thread costs some nanoseconds; from elsewhere it takes a lock, and signals an eventfd if
 /// the thread sleeps.
 ///
-/// A task executor, too, which the tasks of connections prefer: a continuation of a task without
-/// that preference resumes on the global pool first (Swift 6.3.1), two thread changes a resume. In
-/// return, calls between two actors of one reactor are enqueued instead of made directly; the data
-/// path makes none.
+/// A task executor, too, so that tasks can prefer it (`Task(executorPreference:)`): what they
+/// suspend on besides operations (values of other tasks, continuations) resumes here as well,
+/// instead of on the global pool first (Swift 6.3.1). In return, a call between two actors of one
+/// reactor is enqueued instead of made directly; the data path makes none.
 // SAFETY: `jobs` is touched on the reactor's thread only; the rest is immutable or locked.
 package final class RingExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
+    private struct Ready {
+        let job: UnownedJob
+        let result: Int32
+    }
+
     private struct Inbox {
         var jobs: [UnownedJob] = []
         /// The thread waits in the kernel or is about to: whoever appends signals it.
         var isWaiting = false
         /// `wake` was called since the thread looked last.
         var isPoked = false
+        /// Jobs that came from other threads so far.
+        var foreignCount = 0
         /// The thread has ended: nobody will run a job any more.
         var hasEnded = false
     }
@@ -30,7 +37,9 @@ package final class RingExecutor: SerialExecutor, TaskExecutor, @unchecked Senda
     /// Stored before the inbox is unlocked and loaded once it is locked: the thread sanitizer knows
     /// atomics, but not `Mutex` (Swift 6.3.1), and would report each hand-over as a race.
     private let handOver = Atomic<Bool>(false)
-    private var jobs: RingBuffer<UnownedJob>
+    private var jobs: RingBuffer<Ready>
+    /// The result for the job that runs now, if it was parked.
+    private(set) var result: Int32 = 0
     /// Jobs taken out of the inbox; kept, so that the two arrays swap and never shrink.
     private var arrived: [UnownedJob] = []
 
@@ -59,12 +68,13 @@ package final class RingExecutor: SerialExecutor, TaskExecutor, @unchecked Senda
     package func enqueue(_ job: consuming ExecutorJob) {
         let job = UnownedJob(job)
         if isCurrent {
-            jobs.append(job)
+            append(job, result: 0)
             return
         }
         let mustSignal = locked { inbox in
             invariant(!inbox.hasEnded, "a job was enqueued after its reactor had been joined")
             inbox.jobs.append(job)
+            inbox.foreignCount += 1
             let waits = inbox.isWaiting
             inbox.isWaiting = false
             return waits
@@ -81,6 +91,16 @@ package final class RingExecutor: SerialExecutor, TaskExecutor, @unchecked Senda
             return waits
         }
         if mustSignal { clinux_event_signal(wakeDescriptor) }
+    }
+
+    /// Jobs that came from other threads so far: each cost a change of threads.
+    var foreignJobCount: Int {
+        var count = 0
+        _ = locked { inbox in
+            count = inbox.foreignCount
+            return true
+        }
+        return count
     }
 
     package func checkIsolated() { checkThread() }
@@ -116,15 +136,21 @@ package final class RingExecutor: SerialExecutor, TaskExecutor, @unchecked Senda
 
     var hasJobs: Bool { jobs.count > 0 }
 
+    /// Makes a job ready; a job that was parked finds `result`.
+    func append(_ job: UnownedJob, result: Int32) {
+        jobs.append(Ready(job: job, result: result))
+    }
+
     /// Runs the jobs that are there now, at most `countMax`; what they enqueue waits its turn.
     func runJobs(countMax: Int) {
         // SAFETY: the reference is used while `self` lives.
         let serial = unsafe asUnownedSerialExecutor()
         let task = unsafe asUnownedTaskExecutor()
         for _ in 0..<min(jobs.count, countMax) {
-            guard let job = jobs.popFirst() else { return }
+            guard let ready = jobs.popFirst() else { return }
+            result = ready.result
             // SAFETY: each job was enqueued once and leaves the queue before it runs, once.
-            unsafe job.runSynchronously(isolatedTo: serial, taskExecutor: task)
+            unsafe ready.job.runSynchronously(isolatedTo: serial, taskExecutor: task)
         }
     }
 
@@ -148,7 +174,7 @@ package final class RingExecutor: SerialExecutor, TaskExecutor, @unchecked Senda
             swap(&emptied, &inbox.jobs)
             return true
         }
-        for job in emptied { jobs.append(job) }
+        for job in emptied { append(job, result: 0) }
         emptied.removeAll(keepingCapacity: true)
         swap(&emptied, &arrived)
     }

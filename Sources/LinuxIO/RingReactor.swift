@@ -30,13 +30,21 @@ package final class RingReactor: Reactor, @unchecked Sendable {
     // The reactor's thread only.
     private var slots: SlotTable
     private var sleeps = SleepQueue()
-    private var yielded: RingBuffer<UnsafeContinuation<Void, Never>>
+    private let parkingPlace: ParkingPlace
+    /// What the task that runs now is about to park for.
+    private var parking = Parking.nobody
     private var faults = FaultInjector()
     private var scratchPool: RingBuffer<UnsafeMutablePointer<clinux_scratch>>
     private var lastDeadlineLook: UInt64 = 0
     private var hasCancelledAll = false
     /// Sends and receives of large runs that are under way.
     package internal(set) var activeTransferCount = 0
+
+    private enum Parking: Equatable {
+        case nobody
+        case slot(UInt64)
+        case yield
+    }
 
     private enum Phase: UInt8 {
         case running
@@ -70,9 +78,11 @@ package final class RingReactor: Reactor, @unchecked Sendable {
         backendDescription = backend.description
         executor = RingExecutor(wakeDescriptor: wakeDescriptor)
         slots = SlotTable(capacity: options.operationCountMax)
+        let parkingExecutor = ParkingExecutor()
+        parkingPlace = ParkingPlace(parkingExecutor)
         // SAFETY: empty; what goes in and out is accounted for where that happens.
-        unsafe yielded = RingBuffer(capacity: 16)
         unsafe scratchPool = RingBuffer(capacity: 16)
+        parkingExecutor.belongs(to: self)
         try startThread()
     }
 
@@ -145,44 +155,57 @@ package final class RingReactor: Reactor, @unchecked Sendable {
         deadline: Instant = .distantFuture,
         started: (UInt64) -> Void = { _ in }
     ) async -> Int32 {
-        // SAFETY: resumed by `begin` when it refuses, else by `complete`, once per slot.
-        await unsafe withUnsafeContinuation { continuation in
-            executor.checkThread()
-            guard let id = unsafe claim(deadline, isSleep: false, continuation) else { return }
-            started(id)
-            begin(operation, id)
+        executor.checkThread()
+        guard let id = claim(deadline, isSleep: false) else { return refusal }
+        started(id)
+        guard begin(operation, id) else {
+            slots.withdraw(id)
+            return Outcome.busy
         }
+        parking = .slot(id)
+        return await parkingPlace.wait(self)
     }
 
-    /// Claims a slot; without one it resumes the continuation with the reason.
-    private func claim(
-        _ deadline: Instant, isSleep: Bool, _ continuation: UnsafeContinuation<Int32, Never>
-    ) -> UInt64? {
-        let nanoseconds = deadline.nanoseconds
-        if !isStopping,
-            let id = unsafe slots.claim(deadline: nanoseconds, isSleep: isSleep, continuation)
-        {
-            return id
-        }
-        // SAFETY: no slot holds the continuation, so this is the only time it is resumed.
-        unsafe continuation.resume(returning: isStopping ? Outcome.cancelled : Outcome.busy)
-        return nil
+    private func claim(_ deadline: Instant, isSleep: Bool) -> UInt64? {
+        isStopping ? nil : slots.claim(deadline: deadline.nanoseconds, isSleep: isSleep)
     }
 
-    private func begin(_ operation: Operation, _ id: UInt64) {
+    /// Why `claim` gave no slot.
+    private var refusal: Int32 { isStopping ? Outcome.cancelled : Outcome.busy }
+
+    private func begin(_ operation: Operation, _ id: UInt64) -> Bool {
         var operation = operation
         operation.raw.user_data = id
         if faults.isArmed {
             let result = faults.apply(to: &operation)
             if result != 0 { slots.inject(id, result: result) }
         }
-        if !backend.prepare(&operation) { complete(id, Outcome.busy) }
+        return backend.prepare(&operation)
+    }
+
+    /// Takes the job of the task that has just parked.
+    func park(_ job: UnownedJob) {
+        executor.checkThread()
+        let parked = parking
+        parking = .nobody
+        switch parked {
+        case .slot(let id): slots.park(id, job)
+        case .yield: executor.append(job, result: 0)
+        case .nobody: invariant(false, "a task parked without an operation")
+        }
+    }
+
+    /// The result for the task that was parked and whose job runs now.
+    func takeResult() -> Int32 {
+        executor.checkThread()
+        // Else the call of `wait` did not suspend, and this result is another's.
+        invariant(parking == .nobody, "a task went on before it had parked")
+        return executor.result
     }
 
     private func complete(_ id: UInt64, _ result: Int32) {
-        let ended = unsafe slots.take(id, result: result)
-        // SAFETY: `take` hands each continuation out once.
-        unsafe ended.continuation.resume(returning: ended.result)
+        let ended = slots.take(id, result: result)
+        executor.append(ended.job, result: ended.result)
     }
 
     /// Ends the operation `id` early; it reports `Outcome.cancelled` unless it was faster.
@@ -197,21 +220,18 @@ package final class RingReactor: Reactor, @unchecked Sendable {
     }
 
     package nonisolated(nonsending) func sleep(until instant: Instant) async throws(IOFault) {
-        // SAFETY: resumed by `claim` when it refuses, else by `complete`, once per slot.
-        let result = await unsafe withUnsafeContinuation { continuation in
-            executor.checkThread()
-            guard let id = unsafe claim(instant, isSleep: true, continuation) else { return }
-            sleeps.insert(id, until: instant.nanoseconds)
-        }
+        executor.checkThread()
+        guard let id = claim(instant, isSleep: true) else { throw Outcome.fault(refusal) }
+        sleeps.insert(id, until: instant.nanoseconds)
+        parking = .slot(id)
+        let result = await parkingPlace.wait(self)
         if result < 0 { throw Outcome.fault(result) }
     }
 
     package nonisolated(nonsending) func yield() async {
-        // SAFETY: resumed by `resumeYielded`, once, when it leaves the queue.
-        await unsafe withUnsafeContinuation { continuation in
-            executor.checkThread()
-            unsafe yielded.append(continuation)
-        }
+        executor.checkThread()
+        parking = .yield
+        _ = await parkingPlace.wait(self)
     }
 
     /// Operations and sleeps under way.
@@ -254,32 +274,21 @@ package final class RingReactor: Reactor, @unchecked Sendable {
     }
 
     private var hasEnded: Bool {
-        // SAFETY: only counts the continuations.
-        unsafe phase.load(ordering: .relaxed) == Phase.joining.rawValue
-            && slots.inFlightCount == 0 && !executor.hasJobs && yielded.count == 0
+        phase.load(ordering: .relaxed) == Phase.joining.rawValue && slots.inFlightCount == 0
+            && !executor.hasJobs
     }
 
     /// Jobs, then one system call that submits and waits, then completions.
     private func round() {
         roundCount.store(roundCount.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
         executor.runJobs(countMax: ReactorLimits.jobsPerRoundMax)
-        resumeYielded()
         if isStopping { cancelAll() }
-        let waits = !executor.hasJobs && !hasEnded && executor.prepareToWait()
-        if waits || backend.needsEnter {
-            backend.enter(waits: waits, timeout: waits ? timeout() : 0)
-        }
+        let timeout = executor.hasJobs || hasEnded ? 0 : timeout()
+        let waits = timeout != 0 && executor.prepareToWait()
+        if waits || backend.needsEnter { backend.enter(waits: waits, timeout: timeout) }
         executor.collect()
         backend.reap { id, result in complete(id, result) }
         lookAtTime()
-    }
-
-    private func resumeYielded() {
-        // SAFETY: each continuation that leaves the queue is resumed here, and only here.
-        for _ in 0..<(unsafe yielded.count) {
-            guard let continuation = unsafe yielded.popFirst() else { return }
-            unsafe continuation.resume()
-        }
     }
 
     /// Nanoseconds until a sleep ends or a deadline must be looked at; -1: never.

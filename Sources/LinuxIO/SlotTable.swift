@@ -3,7 +3,7 @@
 /// The operations under way: who waits for each, until when, and why it was cancelled.
 ///
 /// A slot's id (generation and index) travels through the kernel as user_data. A slot is freed
-/// exactly once, by its completion, which is what makes each continuation resume exactly once.
+/// exactly once, by its completion, which is what makes each task go on exactly once.
 /// Confined to the reactor's thread. All operations take constant time and allocate nothing;
 /// `forEachOverdue` and `forEachInFlight` walk the slots ever used.
 @safe
@@ -17,10 +17,9 @@ struct SlotTable: ~Copyable {
         case cancelled
     }
 
-    @safe
     private struct Slot {
-        // SAFETY: resumed once, when the slot is freed (`take`).
-        var continuation: UnsafeContinuation<Int32, Never>?
+        /// Of the task that waits; run once, after the slot was freed (`take`).
+        var job: UnownedJob?
         var deadline: UInt64 = .max
         var generation: UInt32 = 0
         var nextFree: UInt32 = SlotTable.none
@@ -55,11 +54,9 @@ struct SlotTable: ~Copyable {
         unsafe slots.deallocate()
     }
 
-    /// Claims a slot for an operation with `deadline` (`.max`: none) that `continuation` waits for.
+    /// Claims a slot for an operation with `deadline` (`.max`: none).
     /// - Returns: the slot's id; nil when all slots are in use.
-    mutating func claim(
-        deadline: UInt64, isSleep: Bool, _ continuation: UnsafeContinuation<Int32, Never>
-    ) -> UInt64? {
+    mutating func claim(deadline: UInt64, isSleep: Bool) -> UInt64? {
         let index: Int
         if firstFree != Self.none {
             index = Int(firstFree)
@@ -78,7 +75,7 @@ struct SlotTable: ~Copyable {
         unsafe slots[index].deadline = deadline
         unsafe slots[index].isSleep = isSleep
         unsafe slots[index].injected = 0
-        unsafe slots[index].continuation = continuation
+        unsafe slots[index].job = nil
         inFlightCount += 1
         if deadline != .max && !isSleep {
             deadlineCount += 1
@@ -127,33 +124,44 @@ struct SlotTable: ~Copyable {
         unsafe slots[index].state = .inFlight
     }
 
-    /// Frees the slot of an operation that ended with `result`.
-    /// - Returns: who waits, and the result for it.
-    mutating func take(
-        _ id: UInt64, result: Int32
-    ) -> (continuation: UnsafeContinuation<Int32, Never>, result: Int32) {
+    /// Names the task that waits for the operation.
+    mutating func park(_ id: UInt64, _ job: UnownedJob) {
         let index = index(of: id)
-        // SAFETY: `index(of:)` checked the index. The slot is copied and written back whole: member
-        // by member, the compiler breaks down under the thread sanitizer (Swift 6.3.1).
-        var slot = unsafe slots[index]
-        guard let continuation = unsafe slot.continuation else {
+        // SAFETY: `index(of:)` checked the index.
+        unsafe slots[index].job = job
+    }
+
+    /// Frees the slot of an operation that ended with `result`.
+    /// - Returns: the job of the task that waits, and the result for it.
+    mutating func take(_ id: UInt64, result: Int32) -> (job: UnownedJob, result: Int32) {
+        let slot = free(id)
+        guard let job = slot.job else {
             preconditionFailure("an operation is in flight and nobody waits for it")
         }
+        let final = slot.injected != 0 ? slot.injected : result
+        return (job, Self.translate(final, slot.state))
+    }
+
+    /// Frees the slot of an operation that the kernel did not take.
+    mutating func withdraw(_ id: UInt64) { _ = free(id) }
+
+    private mutating func free(_ id: UInt64) -> Slot {
+        let index = index(of: id)
+        // SAFETY: `index(of:)` checked the index.
+        let slot = unsafe slots[index]
         if slot.deadline != .max && !slot.isSleep {
             deadlineCount -= 1
             if deadlineCount == 0 { earliestDeadline = .max }
         }
         inFlightCount -= 1
-        let final = slot.injected != 0 ? slot.injected : result
-        let translated = Self.translate(final, slot.state)
-        // The generation wraps around after 2^32 uses of one slot.
-        slot.state = .free
-        unsafe slot.continuation = nil
-        slot.generation &+= 1
-        slot.nextFree = firstFree
-        unsafe slots[index] = slot
+        var freed = Slot()
+        // Wraps around after 2^32 uses of one slot.
+        freed.generation = slot.generation &+ 1
+        freed.nextFree = firstFree
+        // SAFETY: as above.
+        unsafe slots[index] = freed
         firstFree = UInt32(index)
-        return unsafe (continuation, translated)
+        return slot
     }
 
     /// A cancelled operation reports why; one that was faster than its cancellation reports itself.
