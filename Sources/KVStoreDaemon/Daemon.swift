@@ -75,7 +75,7 @@ final class Daemon {
         _ settings: DaemonSettings, _ arena: MemoryArena, _ logger: Logger
     ) throws(StartFault) -> [RingReactor] {
         var options = ReactorOptions()
-        // Registering touches every page, so small pages are registered only if they are prefaulted.
+        // Registering touches every page, so small pages are registered only if prefaulted.
         let isResident = settings.memory.prefault || arena.backing != .smallPages
         if settings.memory.registration == .auto, isResident {
             options.fixedBuffers = [arena.bytes]

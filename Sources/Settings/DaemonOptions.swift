@@ -33,8 +33,8 @@ enum DaemonOptions {
         fallback: .value(.gibibytes(1)),
         summary: "Memory for chunks and their tables.",
         detail: "The process stays within this and 64 MiB. An eighth, at most 256MiB, is for local "
-            + "writers; what `limits.connections` needs beyond 32 MiB, 6 KiB each, is taken out too. "
-            + "The rest is one region, mapped at start.")
+            + "writers; what `limits.connections` needs beyond 32 MiB, 6 KiB each, is taken out "
+            + "too. The rest is one region, mapped at start.")
 
     static let memoryPrefault = Setting<Bool>(
         key: "memory.prefault", kind: .boolean, fallback: .value(false),
