@@ -39,19 +39,20 @@ struct GateWorld {
         address = try await acceptor.listen(on: .unix(path: path)).get()
     }
 
-    /// Allocations of the node's thread in `requestCount` requests of a kind, after a warm-up.
+    /// Allocations of the node's thread in `requestCount` requests of a kind, after a warm-up: the
+    /// least of three windows, since buffers that grow once and for all may do so in any of them.
     func measure(_ operation: GateOperation) async throws -> Int {
         let driver = GateDriver(reactor: clientReactor, address: address, operation: operation)
         try await driver.prepare()
         try await driver.run(count: Self.warmUpCount)
-        await probe.begin()
-        try await driver.run(count: Self.requestCount)
-        let count = await probe.end()
+        var least = Int.max
+        for _ in 0..<3 {
+            await probe.begin()
+            try await driver.run(count: Self.requestCount)
+            least = min(least, await probe.end())
+        }
         await driver.close()
-        // Switching the probe itself goes through the executor's queue of other threads.
-        await probe.begin()
-        let overhead = await probe.end()
-        return max(0, count - overhead)
+        return least
     }
 }
 
