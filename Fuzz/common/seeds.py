@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""usage: seeds.py TARGET FOLDER
+
+Writes the seeds of a fuzz target, one file each, from the vectors in Tests/Vectors. The shapes are
+those that the targets' Fuzzer.swift read.
+"""
+
+import json
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+HEADER_BYTE_COUNT = 48
+# In the order of the number in the frame.
+VERBS = [0x01, 0x02, 0x10, 0x11, 0x12, 0x13, 0x14, 0x20, 0x21, 0x22, 0x23, 0x24]
+FIX_CHECKSUMS, AS_IT_IS = 1, 0
+
+
+def vectors(name):
+    for vector in json.loads((ROOT / "Tests/Vectors/wire" / f"{name}.json").read_text()):
+        zeros = vector.get("zeros", 0)
+        frame = bytes.fromhex(vector["frame"]) + bytes(min(zeros, 1024))
+        # Long batches teach the fuzzer nothing, and make it slow.
+        if len(frame) <= 2_048:
+            yield vector, frame
+
+
+def headers():
+    for name in ("requests", "answers", "bad-requests", "bad-answers"):
+        for _, frame in vectors(name):
+            yield frame[:HEADER_BYTE_COUNT]
+
+
+def bodies(names):
+    for name in names:
+        for vector, frame in vectors(name):
+            if frame[5] in VERBS:
+                # Of an answer: verb, scope of a STAT, and whether it is `ok`.
+                choice = VERBS.index(frame[5]) | vector.get("scope", 0) << 4
+                is_ok = frame[20:22] == b"\0\0"
+                yield bytes([choice | (0 if is_ok else 1 << 5)]) + frame[HEADER_BYTE_COUNT:]
+
+
+def connections():
+    sound = {vector["name"]: (frame, bytes.fromhex(vector["payload"] or ""))
+             for vector, frame in vectors("requests")}
+    hello = sound["hello: everything said"][0]
+    for frame, payload in sound.values():
+        yield bytes([FIX_CHECKSUMS]) + frame + payload
+        yield bytes([AS_IT_IS]) + hello + frame + payload
+    yield bytes([AS_IT_IS]) + hello + b"".join(
+        frame + payload for name, (frame, payload) in sound.items()
+        if not name.startswith("hello") and (payload or not name.startswith("put")))
+    for _, frame in vectors("bad-requests"):
+        yield bytes([FIX_CHECKSUMS]) + hello + frame
+
+
+TARGETS = {
+    "wire-header": headers,
+    "wire-requests": lambda: bodies(["requests", "bad-requests"]),
+    "wire-answers": lambda: bodies(["answers", "bad-answers"]),
+    "wire-connection": connections,
+}
+
+
+def main():
+    target, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = sorted(set(TARGETS[target]()))
+    for number, seed in enumerate(seeds):
+        (folder / f"{number:04}").write_bytes(seed)
+    print(f"{len(seeds)} seeds for {target}")
+
+
+main()
