@@ -19,7 +19,8 @@ enum Backend {
             return
         }
         do throws(IOFault) {
-            let queue = try UringQueue(wakeDescriptor: wakeDescriptor)
+            let queue = try UringQueue(
+                wakeDescriptor: wakeDescriptor, deferred: options.backend != .olderIOUring)
             Self.register(options.fixedBuffers, with: queue, warnings: &warnings)
             self = .uring(queue)
         } catch {
@@ -66,7 +67,7 @@ enum Backend {
     var description: String {
         switch self {
         case .uring(let queue) where queue.isDeferred: "io_uring"
-        case .uring: "io_uring (without deferred task running: kernel before 6.1)"
+        case .uring: "io_uring (as before Linux 6.1)"
         case .poll: "poll"
         }
     }

@@ -9,6 +9,8 @@ package struct ReactorOptions: Sendable {
         case automatic
         /// io_uring or nothing.
         case ioUring
+        /// io_uring as kernels before 6.1 have it; for tests.
+        case olderIOUring
         /// epoll and non-blocking system calls; file operations block the reactor's thread.
         case poll
     }

@@ -41,8 +41,9 @@ package final class RingStream: ByteStream {
         into buffer: PinnedBytes, minimum: Int, deadline: Instant
     ) async throws(IOFault) -> Int {
         invariant(minimum >= 1 && minimum <= buffer.count, "a minimum within the buffer")
-        try beginReceiving(buffer.count)
-        defer { endReceiving(buffer.count) }
+        // What may come counts as little: a connection that waits for a request transfers nothing.
+        try beginReceiving(minimum)
+        defer { endReceiving(minimum) }
         var received = 0
         while received < minimum {
             let rest = buffer.dropFirst(received)
@@ -59,8 +60,8 @@ package final class RingStream: ByteStream {
         into buffer: PinnedBytes, deadline: Instant
     ) async throws(IOFault) -> (byteCount: Int, descriptor: Int32?) {
         invariant(buffer.count > 0, "room for at least one byte")
-        try beginReceiving(buffer.count)
-        defer { endReceiving(buffer.count) }
+        try beginReceiving(1)
+        defer { endReceiving(1) }
         let scratch = unsafe reactor.takeScratch()
         defer { unsafe reactor.giveBack(scratch) }
         // SAFETY: scratch and buffer stay as they are until the completion.
@@ -197,6 +198,8 @@ package final class RingStream: ByteStream {
     // MARK: The rest
 
     package var peerDescription: String {
+        // The descriptor's number may be another connection's by now.
+        guard !isDescriptorClosed else { return isLocal ? "unix:closed" : "tcp:closed" }
         if isLocal {
             var process: Int32 = 0
             var user: UInt32 = 0

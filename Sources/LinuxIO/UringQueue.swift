@@ -22,30 +22,39 @@ final class UringQueue {
     /// Whether the kernel runs completions only when the thread enters it (6.1 and later).
     let isDeferred: Bool
 
-    /// Opens a ring; throws `.system` with what io_uring_setup(2) said.
-    init(wakeDescriptor: Int32) throws(IOFault) {
+    /// Opens a ring; throws `.system` with what io_uring_setup(2) said. Unless `deferred`, the
+    /// ring is one for kernels before 6.1.
+    init(wakeDescriptor: Int32, deferred: Bool) throws(IOFault) {
+        let byteCount = clinux_ring_byte_count()
+        // SAFETY: fresh memory for one ring; it is the object's from the first assignment on.
+        let memory = UnsafeMutableRawPointer.allocate(byteCount: byteCount, alignment: 64)
+        unsafe memory.initializeMemory(as: UInt8.self, repeating: 0, count: byteCount)
+        let ring = OpaquePointer(memory)
+        do throws(IOFault) {
+            isDeferred = try unsafe Self.open(ring, deferred: deferred)
+        } catch {
+            unsafe memory.deallocate()
+            throw error
+        }
+        unsafe self.memory = memory
+        unsafe self.ring = ring
+        unsafe completions = .allocate(capacity: ReactorLimits.completionsPerRoundMax)
         self.wakeDescriptor = wakeDescriptor
         wakeCount = OwnedBytes(count: MemoryLayout<UInt64>.size)
-        let byteCount = clinux_ring_byte_count()
-        // SAFETY: the ring's memory lives as long as this object; `deinit` frees it.
-        unsafe memory = .allocate(byteCount: byteCount, alignment: 64)
-        unsafe memory.initializeMemory(as: UInt8.self, repeating: 0, count: byteCount)
-        unsafe ring = OpaquePointer(memory)
-        unsafe completions = .allocate(capacity: ReactorLimits.completionsPerRoundMax)
-        var result = unsafe Self.open(ring, deferred: true)
-        isDeferred = result == 0
-        if result == -ErrorNumber.invalid { result = unsafe Self.open(ring, deferred: false) }
-        guard result == 0 else {
-            unsafe memory.deallocate()
-            unsafe completions.deallocate()
-            throw .system(-result)
-        }
     }
 
-    private static func open(_ ring: OpaquePointer, deferred: Bool) -> Int32 {
-        // SAFETY: `ring` has room for a ring that is not open yet.
-        unsafe clinux_ring_open(
-            ring, ReactorLimits.submissionCount, ReactorLimits.completionCount, deferred)
+    /// Opens the best ring that the kernel has.
+    /// - Returns: whether it defers running completions.
+    private static func open(_ ring: OpaquePointer, deferred: Bool) throws(IOFault) -> Bool {
+        let entries = (ReactorLimits.submissionCount, ReactorLimits.completionCount)
+        // SAFETY: `ring` has room for a ring, and none is open there until one call succeeds.
+        if deferred {
+            let result = unsafe clinux_ring_open(ring, entries.0, entries.1, true)
+            if result == 0 { return true }
+            guard result == -ErrorNumber.invalid else { throw .system(-result) }
+        }
+        try check(unsafe clinux_ring_open(ring, entries.0, entries.1, false))
+        return false
     }
 
     deinit {
@@ -121,7 +130,7 @@ final class UringQueue {
     /// Whether `enter` has something to do even when nobody wants to wait.
     var needsEnter: Bool {
         // SAFETY: the ring is open.
-        unsafe !isDeferred || clinux_ring_needs_enter(ring)
+        unsafe clinux_ring_needs_enter(ring)
     }
 
     /// Submits, and waits for one completion when `waits`, at most `timeout` ns (-1: no limit).

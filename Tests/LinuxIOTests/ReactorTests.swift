@@ -106,6 +106,46 @@ import Testing
     }
 
     @Test(arguments: backends)
+    func `cancels a thousand operations at once`(
+        backend: ReactorOptions.Backend
+    ) async throws {
+        _ = try ProcessLimits.raiseDescriptorCount()
+        var options = ReactorOptions()
+        options.backend = backend
+        let shard = Shard(try RingReactor(options))
+        let started = shard.start { shard in
+            let reactor = shard.reactor
+            let listener = try reactor.listen(on: Family.unix.address)
+            var streams: [RingStream] = []
+            let buffer = OwnedBytes(count: 1_000)
+            var receivers: [Task<IOFault?, Never>] = []
+            for index in 0..<1_000 {
+                let client = try await reactor.connect(
+                    to: listener.address, deadline: soon(reactor))
+                let server = reactor.adopt(try await listener.accept())
+                streams += [client, server]
+                receivers.append(
+                    Task {
+                        _ = shard
+                        return await fault {
+                            _ = try await client.receive(
+                                into: buffer.bytes.slice(offset: index, count: 1), minimum: 1,
+                                deadline: soon(reactor))
+                        }
+                    })
+            }
+            await reactor.yield()
+            #expect(reactor.operationCount == 1_000)
+            reactor.stop()
+            for receiver in receivers { #expect(await receiver.value == .cancelled) }
+            for stream in streams { stream.close() }
+            listener.close()
+        }
+        try await started.value
+        shard.reactor.join()
+    }
+
+    @Test(arguments: backends)
     func `answers busy when all its slots are taken`(
         backend: ReactorOptions.Backend
     ) async throws {
@@ -215,6 +255,39 @@ import Testing
         #expect(poll.backendDescription == "poll")
         #expect(poll.randomBits() != poll.randomBits())
         poll.join()
+        options.backend = .olderIOUring
+        let older = try RingReactor(options)
+        #expect(older.backendDescription == "io_uring (as before Linux 6.1)")
+        older.join()
+    }
+
+    @Test func `works without io_uring where that is forbidden`() async {
+        await #expect(processExitsWith: .success) {
+            forbidIOUring()
+            var options = ReactorOptions()
+            options.backend = .ioUring
+            do throws(IOFault) {
+                _ = try RingReactor(options)
+                preconditionFailure("a ring, although that is forbidden")
+            } catch {
+                precondition(error == .system(EPERM))
+            }
+            options.backend = .automatic
+            let reactor = try RingReactor(options)
+            precondition(reactor.backendDescription == "poll")
+            precondition(reactor.warnings.count == 1)
+            precondition(reactor.warnings[0].contains("seccomp"))
+            let shard = Shard(reactor)
+            try await shard.run { shard in
+                let (client, server) = try await connectedPair(reactor, Family.tcp4.address)
+                let byte = OwnedBytes(count: 1)
+                try await client.send(byte.bytes, deadline: soon(reactor))
+                _ = try await server.receive(into: byte.bytes, minimum: 1, deadline: soon(reactor))
+                client.close()
+                server.close()
+            }
+            reactor.join()
+        }
     }
 
     @Test func `traps when an operation is called outside its executor`() async {
@@ -273,6 +346,45 @@ import Testing
             shard.reactor.join()
         }
         #expect(weakly == nil)
+    }
+}
+
+/// Makes io_uring_setup(2) fail with EPERM for this thread and those it starts, as containers do
+/// (seccomp(2)).
+private func forbidIOUring() {
+    struct Instruction {
+        var code: UInt16
+        var jumpTrue: UInt8 = 0
+        var jumpFalse: UInt8 = 0
+        var operand: UInt32
+    }
+    @safe
+    struct Program {
+        var count: UInt16
+        var start: UnsafeMutablePointer<Instruction>
+    }
+    // BPF: load the system call's number; 425 fails with EPERM, all others are allowed.
+    var filter = [
+        Instruction(code: 0x20, operand: 0),
+        Instruction(code: 0x15, jumpFalse: 1, operand: 425),
+        Instruction(code: 0x06, operand: 0x0005_0000 | UInt32(EPERM)),
+        Instruction(code: 0x06, operand: 0x7fff_0000),
+    ]
+    // Swift does not import functions with a variable number of arguments.
+    typealias Control = @convention(c) (CInt, UInt, UInt, UInt, UInt) -> CInt
+    guard let symbol = unsafe dlsym(dlopen(nil, RTLD_NOW), "prctl") else {
+        preconditionFailure("no prctl")
+    }
+    let control = unsafe unsafeBitCast(symbol, to: Control.self)
+    let noNewPrivileges: CInt = 38
+    let setSeccomp: CInt = 22
+    precondition(control(noNewPrivileges, 1, 0, 0, 0) == 0)
+    unsafe filter.withUnsafeMutableBufferPointer { filter in
+        guard let start = filter.baseAddress else { return }
+        var program = unsafe Program(count: UInt16(filter.count), start: start)
+        unsafe withUnsafeMutablePointer(to: &program) { program in
+            precondition(control(setSeccomp, 2, UInt(bitPattern: program), 0, 0) == 0)
+        }
     }
 }
 

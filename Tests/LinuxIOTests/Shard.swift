@@ -44,7 +44,7 @@ func withShard<Result: Sendable>(
     return try await shard.run(body)
 }
 
-let backends: [ReactorOptions.Backend] = [.ioUring, .poll]
+let backends: [ReactorOptions.Backend] = [.ioUring, .olderIOUring, .poll]
 
 /// A directory of the test's own.
 func temporaryPath(_ name: String) -> String {
