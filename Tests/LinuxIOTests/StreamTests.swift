@@ -156,9 +156,11 @@ import Testing
         }
     }
 
-    @Test(arguments: backends)
-    func `gives up connecting at the deadline`(backend: ReactorOptions.Backend) async throws {
-        let (descriptor, port) = try fullListener()
+    @Test(arguments: backends, [Family.tcp4, .unix])
+    func `gives up connecting at the deadline`(
+        backend: ReactorOptions.Backend, family: Family
+    ) async throws {
+        let (descriptor, address) = try fullListener(family.address)
         defer { _ = Glibc.close(descriptor) }
         try await withShard(backend) { shard in
             let reactor = shard.reactor
@@ -169,13 +171,35 @@ import Testing
                 last = await fault {
                     streams.append(
                         try await reactor.connect(
-                            to: .tcp(host: "127.0.0.1", port: port),
-                            deadline: reactor.now().adding(milliseconds: 50)))
+                            to: address, deadline: reactor.now().adding(milliseconds: 50)))
                 }
             }
             #expect(last == .deadlineExceeded)
             for stream in streams { stream.close() }
         }
+        if case .unix(let path) = address { #expect(unsafe unlink(path) == 0) }
+    }
+
+    @Test(arguments: backends)
+    func `connects once there is room in the backlog`(
+        backend: ReactorOptions.Backend
+    ) async throws {
+        let (descriptor, address) = try fullListener(Family.unix.address)
+        try await withShard(backend) { shard in
+            let reactor = shard.reactor
+            let first = try await reactor.connect(to: address, deadline: soon(reactor))
+            let second = Task {
+                _ = shard
+                try await reactor.connect(to: address, deadline: soon(reactor)).close()
+            }
+            try await reactor.sleep(until: reactor.now().adding(milliseconds: 20))
+            #expect(reactor.operationCount == 1)
+            _ = Glibc.close(Glibc.accept(descriptor, nil, nil))
+            try await second.value
+            first.close()
+        }
+        _ = Glibc.close(descriptor)
+        if case .unix(let path) = address { #expect(unsafe unlink(path) == 0) }
     }
 
     @Test(arguments: backends)
@@ -409,18 +433,30 @@ import Testing
 }
 
 /// A socket that listens with the smallest backlog and accepts nobody.
-private func fullListener() throws -> (descriptor: Int32, port: UInt16) {
+private func fullListener(
+    _ wanted: StreamAddress
+) throws -> (descriptor: Int32, address: StreamAddress) {
+    func listen(_ descriptor: Int32, _ address: UnsafeMutableRawPointer, _ byteCount: Int) {
+        let name = unsafe address.assumingMemoryBound(to: sockaddr.self)
+        var length = socklen_t(byteCount)
+        #expect(unsafe bind(descriptor, name, length) == 0)
+        #expect(Glibc.listen(descriptor, 0) == 0)
+        #expect(unsafe getsockname(descriptor, name, &length) == 0)
+    }
+    if case .unix(let path) = wanted {
+        let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        unsafe withUnsafeMutableBytes(of: &address.sun_path) {
+            unsafe $0.copyBytes(from: path.utf8)
+        }
+        unsafe listen(descriptor, &address, MemoryLayout<sockaddr_un>.size)
+        return (descriptor, wanted)
+    }
     let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
     var address = sockaddr_in()
     address.sin_family = sa_family_t(AF_INET)
     address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
-    var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-    unsafe withUnsafeMutablePointer(to: &address) { pointer in
-        unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { pointer in
-            #expect(unsafe bind(descriptor, pointer, length) == 0)
-            #expect(listen(descriptor, 0) == 0)
-            #expect(unsafe getsockname(descriptor, pointer, &length) == 0)
-        }
-    }
-    return (descriptor, UInt16(bigEndian: address.sin_port))
+    unsafe listen(descriptor, &address, MemoryLayout<sockaddr_in>.size)
+    return (descriptor, .tcp(host: "127.0.0.1", port: UInt16(bigEndian: address.sin_port)))
 }
