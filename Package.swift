@@ -106,7 +106,12 @@ let package = Package(
         tests("TiersTests", ["Tiers", "KVCore", "Codec"]),
         tests("KVClientTests", ["KVClient", "LinuxIO", "KVCore", "Wire", "Kernels"]),
         tests("CKVStoreTests", ["CKVStore", "KVCore", "Kernels", "Wire"]),
-        tests("NodeTests", ["Node", "KVClient", "LinuxIO", "KVCore", "Wire", "Tiers", "Kernels"]),
+        tests(
+            "NodeTests",
+            [
+                "Node", "KVClient", "LinuxIO", "KVCore", "Wire", "Tiers", "Kernels", "Telemetry",
+                logging,
+            ]),
         tests("SimulationTests", ["SimulationKit", "KVCore", "Node", "KVClient", "Wire", "Tiers"]),
         tests("IntegrationTests", ["KVClient", "LinuxIO", "KVCore", "Wire", "Kernels"]),
         tests("TidyTests", []),

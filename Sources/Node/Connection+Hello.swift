@@ -57,8 +57,7 @@ extension Connection {
         sharesMemory = true
         answer.granted = .sharedMemory
         answer.arenaByteCount = UInt64(memory.arenaByteCount)
-        answer.stagingByteCountMax = UInt64(
-            min(node.configuration.stagingByteCountMax, node.chunkByteCountMax))
+        answer.stagingByteCountMax = UInt64(node.stagedChunkByteCountMax)
         var header = answerHeader(request, .ok)
         let frame = header.encode(into: outbox.bytes) { answer.encode(&$0) }
         try await send(frame, descriptor: memory.arenaDescriptor, deadline: request.deadline)

@@ -99,10 +99,7 @@ extension Connection {
         } catch {
             return try await refuse(request, error)
         }
-        guard
-            put.chunkByteCount
-                <= min(node.chunkByteCountMax, node.configuration.stagingByteCountMax)
-        else {
+        guard put.chunkByteCount <= node.stagedChunkByteCountMax else {
             return try await refuse(
                 request, .tooLarge, "larger than HELLO's staging limit: use PUT or smaller chunks")
         }

@@ -59,6 +59,13 @@ package final class Node: Sendable {
     /// The largest chunk that this node takes.
     var chunkByteCountMax: Int { min(configuration.chunkByteCountMax, tier.chunkByteCountMax) }
 
+    /// The largest chunk that a local writer can reserve room for, while nobody else does: whole
+    /// granules of the staging budget.
+    var stagedChunkByteCountMax: Int {
+        let granule = Limits.arenaGranuleByteCount
+        return min(configuration.stagingByteCountMax / granule * granule, chunkByteCountMax)
+    }
+
     /// Whether the node is on its way out: requests that have not begun are refused.
     package var isStopping: Bool { stopping.load(ordering: .acquiring) }
 

@@ -81,10 +81,11 @@ struct StagingArea: ~Copyable {
             return false
         }
         drop(node)
-        // Room for a second chunk, so that a client can fill one while another is committed.
-        for wanted in [2 * chunkByteCount, chunkByteCount] {
+        // Room for a second chunk, so that a client can fill one while another is committed; for
+        // this one alone where the budget has no more.
+        for wanted in [max(regionByteCountMin, 2 * chunkByteCount), chunkByteCount] {
             let granule = Limits.arenaGranuleByteCount
-            let byteCount = max(regionByteCountMin, (wanted + granule - 1) / granule * granule)
+            let byteCount = (wanted + granule - 1) / granule * granule
             guard node.stagingBegan(byteCount: byteCount) else { continue }
             do throws(IOFault) {
                 region = try memory.makeStagingRegion(byteCount)
@@ -101,4 +102,5 @@ struct StagingArea: ~Copyable {
     }
 }
 
+/// Where the budget allows it, so that small reservations do not need a region each.
 private let regionByteCountMin = 1 << 20
