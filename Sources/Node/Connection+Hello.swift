@@ -25,6 +25,7 @@ extension Connection {
         do throws(WireFault) {
             try request.header.verify(body: body)
             _ = try request.header.checkRequest()
+            guard request.header.payloadByteCount == 0 else { throw .bodySizeMismatch }
             hello = try HelloRequest.decode(body)
         } catch {
             return try await answerAndClose(request, error.status, error.message)

@@ -69,8 +69,14 @@ final class Connection<R: Reactor> {
     }
 
     /// Tells the client why it is not served, and closes.
+    ///
+    /// Waits for the client's HELLO: closed before it could send that, the client would see a broken
+    /// connection and no reason.
     nonisolated(nonsending) func refuse(_ status: Status, _ reason: String) async {
         do throws(ConnectionEnd) {
+            try await receive(
+                atLeast: FrameHeader.byteCount,
+                deadline: reactor.now().adding(milliseconds: Limits.helloMillisecondsMax))
             _ = try await answerAndClose(unknownRequest(), status, reason)
         } catch {
             // The client is gone already: nothing is left to tell.
@@ -102,6 +108,8 @@ final class Connection<R: Reactor> {
 
     private nonisolated(nonsending) func serveNextRequest() async throws(ConnectionEnd) -> Next {
         isIdle = true
+        // Nobody closes a connection that becomes idle while the node stops.
+        guard !node.isStopping || inbox.count > 0 else { return .close }
         try await receive(atLeast: 1, deadline: .distantFuture)
         isIdle = false
         guard !node.isStopping else {

@@ -20,6 +20,8 @@ package actor Shard<R: Reactor> {
     private var slots: [Connection<R>?] = []
     private var unusedSlots: [Int] = []
     private var isStopped = false
+    /// Connections that are being told why they are not served.
+    private var refusalCount = 0
     private let context = ShardContext()
 
     package nonisolated var unownedExecutor: UnownedSerialExecutor {
@@ -65,8 +67,17 @@ package actor Shard<R: Reactor> {
     }
 
     private func refuse(_ slot: Int) async {
-        await slots[slot]?.refuse(
-            .busy, "too many connections: close some, or raise limits.connections")
+        refusalCount += 1
+        if refusalCount > refusalCountMax {
+            slots[slot]?.close()
+        } else if isStopped {
+            await slots[slot]?.refuse(
+                .shuttingDown, "the daemon stops: compute, reconnect later")
+        } else {
+            await slots[slot]?.refuse(
+                .busy, "too many connections: close some, or raise limits.connections")
+        }
+        refusalCount -= 1
         forget(slot)
     }
 
@@ -123,6 +134,8 @@ package actor Shard<R: Reactor> {
     }
 }
 
+/// Connections told at once why they are not served; more are closed without a word.
+private let refusalCountMax = 256
 /// How often leases and expiry are looked after.
 private let maintenanceMilliseconds: UInt64 = 250
 /// Slots looked at in one round: 64 K slots take 16 rounds, 4 seconds.
