@@ -8,6 +8,7 @@ package actor Acceptor<R: Reactor> {
     private nonisolated let shards: [Shard<R>]
     private let logger: Logger
     private var listeners: [R.Listener] = []
+    private var isClosed = false
 
     package nonisolated var unownedExecutor: UnownedSerialExecutor {
         // SAFETY: the shard keeps its reactor, and with it the executor, alive.
@@ -39,6 +40,7 @@ package actor Acceptor<R: Reactor> {
 
     /// Stops listening.
     package func close() {
+        isClosed = true
         for listener in listeners { listener.close() }
     }
 
@@ -51,8 +53,9 @@ package actor Acceptor<R: Reactor> {
                 shard.expectConnection()
                 await shard.serve(accepted)
             } catch {
-                guard error != .closed, error != .cancelled else { return }
-                // Out of descriptors or memory: connections wait in the backlog meanwhile.
+                guard !isClosed, error != .cancelled else { return }
+                // Out of descriptors or memory, or a peer that was gone before it was accepted:
+                // connections wait in the backlog meanwhile.
                 logger.event(
                     .error, .acceptFailed, "cannot accept: raise LimitNOFILE?",
                     ["fault": "\(error)", "address": listener.address.description])
