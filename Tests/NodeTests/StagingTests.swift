@@ -53,6 +53,7 @@ private func put(_ byteCount: Int) -> PutRequest {
 }
 
 private let mebibyte = 1 << 20
+private let begin = Instant(nanoseconds: 0)
 private let soon = Instant(nanoseconds: 1_000)
 
 @Suite struct `A staging area` {
@@ -66,14 +67,14 @@ private let soon = Instant(nanoseconds: 1_000)
         #expect(first.id != second.id)
         #expect(abs(first.offset - second.offset) >= 5_000)
         #expect(world.node.openStagingByteCount == mebibyte)
-        let taken = try required(area.take(first.id))
+        let taken = try required(area.take(first.id, now: begin))
         #expect(taken.put == put(5_000))
         #expect(taken.bytes.count == 5_000)
-        let again = area.take(first.id)
+        let again = area.take(first.id, now: begin)
         #expect(again == nil)
         area.giveBack(taken)
         area.drop(world.node)
-        let gone = area.take(second.id)
+        let gone = area.take(second.id, now: begin)
         #expect(gone == nil)
         #expect(world.node.openStagingByteCount == 0)
     }
@@ -85,7 +86,7 @@ private let soon = Instant(nanoseconds: 1_000)
             let place = try required(area.reserve(put(mebibyte - 1), until: soon, world.node))
             let full = area.reserve(put(mebibyte + 1), until: soon, world.node)
             #expect(full == nil)
-            area.giveBack(try required(area.take(place.id)))
+            area.giveBack(try required(area.take(place.id, now: begin)))
         }
         #expect(world.node.openStagingByteCount == 2 * mebibyte)
         area.drop(world.node)
@@ -98,7 +99,7 @@ private let soon = Instant(nanoseconds: 1_000)
         let small = try required(area.reserve(put(100), until: soon, world.node))
         let refused = area.reserve(put(2 * mebibyte), until: soon, world.node)
         #expect(refused == nil)
-        area.giveBack(try required(area.take(small.id)))
+        area.giveBack(try required(area.take(small.id, now: begin)))
         let large = try required(area.reserve(put(2 * mebibyte), until: soon, world.node))
         #expect(large.newDescriptor == 2)
         let byteCount = area.byteCount
@@ -120,12 +121,25 @@ private let soon = Instant(nanoseconds: 1_000)
         let before = area.count
         #expect(before == 2)
         area.endExpired(by: soon)
-        let ended = area.take(early.id)
+        let ended = area.take(early.id, now: begin)
         #expect(ended == nil)
         let fresh = area.reserve(put(mebibyte / 2), until: soon, world.node)
         #expect(fresh?.offset == early.offset)
-        let kept = try required(area.take(late.id))
+        let kept = try required(area.take(late.id, now: begin))
         area.giveBack(kept)
+        area.drop(world.node)
+        #expect(world.node.openStagingByteCount == 0)
+    }
+
+    @Test func `takes nothing out whose time is over, swept or not`() throws {
+        let world = try BareNode { $0.stagingByteCountMax = mebibyte }
+        var area = StagingArea()
+        let place = try required(area.reserve(put(mebibyte), until: soon, world.node))
+        let late = area.take(place.id, now: soon)
+        #expect(late == nil)
+        // Its room is free all the same.
+        let next = area.reserve(put(mebibyte), until: .distantFuture, world.node)
+        #expect(next != nil)
         area.drop(world.node)
         #expect(world.node.openStagingByteCount == 0)
     }
@@ -193,7 +207,7 @@ private let soon = Instant(nanoseconds: 1_000)
                 #expect(range.upperBound <= regionByteCount, "seed \(seed), \(step)")
                 ranges[place.id] = range
             } else if let id = ranges.keys.min(by: { $0 &* seed < $1 &* seed }) {
-                area.giveBack(try required(area.take(id)))
+                area.giveBack(try required(area.take(id, now: begin)))
                 ranges[id] = nil
             }
         }
