@@ -73,7 +73,7 @@ func connectedPair(
 }
 
 /// A deadline that only a hanging operation meets.
-func soon(_ reactor: RingReactor) -> Instant { reactor.now().adding(milliseconds: 10_000) }
+func soon(_ reactor: RingReactor) -> Instant { reactor.now().adding(milliseconds: 60_000) }
 
 enum Family: CaseIterable {
     case tcp4, tcp6, unix
