@@ -70,8 +70,8 @@ final class Connection<R: Reactor> {
 
     /// Tells the client why it is not served, and closes.
     ///
-    /// Waits for the client's HELLO: closed before it could send that, the client would see a broken
-    /// connection and no reason.
+    /// Waits for the client's HELLO: closed before it could send that, the client would see a
+    /// broken connection and no reason.
     nonisolated(nonsending) func refuse(_ status: Status, _ reason: String) async {
         do throws(ConnectionEnd) {
             try await receive(

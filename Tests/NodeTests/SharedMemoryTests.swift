@@ -207,6 +207,35 @@ extension Client {
     }
 
     @Test(arguments: WorldOptions.local)
+    func `is refused as busy at its commit when all chunks are being read, and gone`(
+        options: WorldOptions
+    ) async throws {
+        try await withNode(options.with { $0.budget = .mebibytes(16) }) { world in
+            let client = world.client()
+            let half = world.node.tier.chunkByteCountMax / 2 / 4_096 * 4_096
+            let bytes = chunk(1, count: half)
+            var ids: [UInt64] = []
+            for number in 0..<2 as Range<UInt64> {
+                _ = try await client.put(
+                    ChunkLabel(key: key(number)), bytes.bytes, deadline: client.soon)
+                ids.append(try await client.lease(one: key(number)).id)
+            }
+            let label = ChunkLabel(key: key(9))
+            let small = chunk(9, count: 100_000)
+            let error = await clientError {
+                _ = try await client.putInPlace(label, small.bytes, deadline: client.soon)
+            }
+            #expect(error?.status == .busy)
+            #expect(world.node.tier.statistics().openReservationCount == 0)
+            #expect(try await client.release(ids, deadline: client.soon) == 2)
+            #expect(
+                try await client.putInPlace(label, small.bytes, deadline: client.soon)
+                    == .stored)
+            client.close()
+        }
+    }
+
+    @Test(arguments: WorldOptions.local)
     func `is gone with its client`(options: WorldOptions) async throws {
         try await withNode(options) { world in
             for number in 0..<20 as Range<UInt64> {
