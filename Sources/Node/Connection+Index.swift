@@ -70,12 +70,16 @@ extension Connection {
         }
         shard.noteSmallRequest(at: request.arrival)
         let keys = delete.keys
-        guard let scratch = shard.scratch.take() else {
+        let headByteCount = FrameHeader.byteCount + DeleteRequest.fixedByteCount
+        let fitsOutbox = headByteCount + 2 * keys.count <= outboxByteCount
+        let scratch = fitsOutbox ? nil : shard.scratch.take()
+        guard fitsOutbox || scratch != nil else {
             return try await refuse(request, .busy, "too many large requests: try again")
         }
-        defer { shard.scratch.giveBack(scratch) }
+        defer { if let scratch { shard.scratch.giveBack(scratch) } }
+        let room = scratch?.bytes ?? outbox.bytes
         // Statuses first, since their count of successes stands before them.
-        let statuses = scratch.bytes.dropFirst(FrameHeader.byteCount + DeleteRequest.fixedByteCount)
+        let statuses = room.dropFirst(headByteCount)
         var statusWriter = FieldWriter(statuses)
         var deletedCount: UInt32 = 0
         for index in 0..<keys.count {
@@ -85,7 +89,7 @@ extension Connection {
         }
         node.metrics.add(.chunksDeleted, Int(deletedCount))
         var header = answerHeader(request, .ok)
-        let frame = header.encode(into: scratch.bytes) { writer in
+        let frame = header.encode(into: room) { writer in
             writer.append(deletedCount)
             writer.append(UInt32(keys.count))
             writer.skip(statusWriter.count)
