@@ -66,7 +66,7 @@ let package = Package(
 
         // Domain.
         module("Codec", ["KVCore", "Kernels"]),
-        module("Tiers", ["KVCore", "Codec"]),
+        module("Tiers", ["KVCore", "Kernels", "Codec"]),
         module("KVClient", ["KVCore", "Kernels", "Wire"]),
 
         // Composition.

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// Fields at fixed places: blocks on disk.
+extension PinnedBytes {
+    /// The little-endian number at `offset`; traps outside the run. Any alignment.
+    @inlinable
+    package func load<Number: FixedWidthInteger & BitwiseCopyable>(
+        _ type: Number.Type, at offset: Int
+    ) -> Number {
+        invariant(
+            offset >= 0 && offset <= count - MemoryLayout<Number>.size, "field outside its run")
+        // SAFETY: the bytes were just checked to lie within this run; every bit pattern is a number.
+        return unsafe Number(
+            littleEndian: start.loadUnaligned(fromByteOffset: offset, as: Number.self))
+    }
+
+    /// Writes `value` little-endian at `offset`; traps outside the run. Any alignment.
+    @inlinable
+    package func store<Number: FixedWidthInteger & BitwiseCopyable>(
+        _ value: Number, at offset: Int
+    ) {
+        invariant(
+            offset >= 0 && offset <= count - MemoryLayout<Number>.size, "field outside its run")
+        // SAFETY: the bytes were just checked to lie within this run.
+        unsafe start.storeBytes(of: value.littleEndian, toByteOffset: offset, as: Number.self)
+    }
+}
