@@ -7,6 +7,8 @@
 #ifndef DRIVER_H
 #define DRIVER_H
 
+#include <stdio.h>
+
 #include "bench.h"
 
 // A key of a key set: what each protocol needs to find the value.
@@ -21,6 +23,7 @@ struct value_source {
     const uint8_t *bytes;
     size_t byte_count;
     uint64_t checksum;
+    bool durable;  // the answer shall mean that it is on stable storage; kvstore alone knows this
 };
 
 enum outcome { OUTCOME_OK, OUTCOME_EXISTS, OUTCOME_ABSENT, OUTCOME_BUSY, OUTCOME_FAILED };
@@ -43,6 +46,11 @@ struct driver {
                           unsigned key_count, size_t byte_count, const uint8_t **places);
     // Null where the soak does not need it.
     enum outcome (*delete)(struct connection *connection, const struct value_key *key);
+    // How many of at most BENCH_BATCH_KEY_COUNT_MAX keys are stored. Null where nobody asks.
+    enum outcome (*lookup)(struct connection *connection, const struct value_key *keys,
+                           unsigned key_count, unsigned *present_count);
+    // Writes the server's counters as one JSON object. Null where nobody asks.
+    enum outcome (*stat)(struct connection *connection, FILE *output);
     // What went wrong last, in words.
     const char *(*fault)(const struct connection *connection);
 };

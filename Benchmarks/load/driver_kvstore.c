@@ -19,7 +19,9 @@ enum {
     VERB_PING = 0x02,
     VERB_PUT = 0x10,
     VERB_GET = 0x11,
+    VERB_LOOKUP = 0x12,
     VERB_DELETE = 0x13,
+    VERB_STAT = 0x14,
     VERB_LEASE = 0x20,
     FLAG_RESPONSE = 1,
     FLAG_MORE = 2,
@@ -28,7 +30,9 @@ enum {
     STATUS_NOT_FOUND = 1,
     STATUS_EXISTS = 2,
     STATUS_BUSY = 3,
-    BODY_BYTE_COUNT_MAX = 4096,  // larger ones do not occur with batches as small as ours
+    BODY_BYTE_COUNT_MAX = 4096,   // larger ones do not occur with batches as small as ours ...
+    STAT_BYTE_COUNT_MAX = 65536,  // ... save in the answer to STAT
+    ACKNOWLEDGE_ON_SSD = 1,
     ERROR_TEXT_BYTE_COUNT_MAX = 512,
     REQUEST_DEADLINE_MILLISECONDS = 20000,
     HELLO_FIXED_BYTE_COUNT = 140,
@@ -81,6 +85,28 @@ struct __attribute__((packed)) get_answer {
     uint64_t remaining_milliseconds;
 };
 
+// The keys follow.
+struct __attribute__((packed)) lookup_body {
+    uint16_t key_count;
+    uint8_t mode;
+    uint8_t reserved[5];
+};
+
+// One record per key follows.
+struct __attribute__((packed)) lookup_answer {
+    uint32_t prefix_count;
+    uint32_t record_count;
+};
+
+struct __attribute__((packed)) lookup_record {
+    uint16_t status;
+    uint8_t tier;
+    uint8_t level;
+    uint32_t load_microseconds;
+    uint64_t chunk_byte_count;
+    uint64_t remaining_milliseconds;
+};
+
 struct __attribute__((packed)) delete_body {
     uint16_t key_count;
     uint8_t reserved[6];
@@ -123,6 +149,7 @@ _Static_assert(sizeof(struct frame_header) == 48, "docs/protocol.md, section 2")
 _Static_assert(sizeof(struct put_body) == 72, "docs/protocol.md, PUT");
 _Static_assert(sizeof(struct get_body) == 24 + 32, "docs/protocol.md, GET");
 _Static_assert(sizeof(struct get_answer) == 48, "docs/protocol.md, GET");
+_Static_assert(sizeof(struct lookup_record) == 24, "docs/protocol.md, LOOKUP");
 _Static_assert(sizeof(struct lease_body) == 16, "docs/protocol.md, LEASE");
 _Static_assert(sizeof(struct lease_answer) == 16, "docs/protocol.md, LEASE");
 _Static_assert(sizeof(struct lease_record) == 48, "docs/protocol.md, LEASE");
@@ -178,7 +205,7 @@ static bool send_request(struct connection *connection, uint8_t verb, const void
 
 // Checks what every answer must satisfy.
 static enum outcome check_header(struct connection *connection, const struct frame_header *header,
-                                 uint8_t verb) {
+                                 uint8_t verb, size_t body_byte_count_max) {
     if (memcmp(header->magic, frame_magic, sizeof frame_magic) != 0 ||
         header->header_checksum != short_checksum(header, sizeof *header - 4)) {
         return fault(connection, "the answer's header is damaged");
@@ -187,8 +214,8 @@ static enum outcome check_header(struct connection *connection, const struct fra
         (header->flags & FLAG_MORE) != 0) {
         return fault(connection, "the answer has another version or unexpected flags");
     }
-    if (header->body_byte_count > BODY_BYTE_COUNT_MAX) {
-        return fault(connection, "the answer's body is larger than one key needs");
+    if (header->body_byte_count > body_byte_count_max) {
+        return fault(connection, "the answer's body is larger than its request needs");
     }
     const bool refused_blindly = header->status != STATUS_OK && header->request_id == 0;
     if (!refused_blindly &&
@@ -225,7 +252,7 @@ static enum outcome take_header(struct connection *connection, struct frame_head
     if (!receive_exactly(connection->socket, header, sizeof *header)) {
         return fault(connection, "kvstored closed the connection or did not answer in time");
     }
-    return check_header(connection, header, verb);
+    return check_header(connection, header, verb, BODY_BYTE_COUNT_MAX);
 }
 
 // Takes an answer with a body of one known size and no payload.
@@ -276,7 +303,7 @@ static void take_hello(struct connection *connection, bool shared_memory) {
         !receive_exactly(connection->socket, (uint8_t *)&header + received, rest)) {
         fail("kvstored did not answer HELLO");
     }
-    if (check_header(connection, &header, VERB_HELLO) != OUTCOME_OK) {
+    if (check_header(connection, &header, VERB_HELLO, BODY_BYTE_COUNT_MAX) != OUTCOME_OK) {
         fail("HELLO: %s", connection->fault);
     }
     if (header.status != STATUS_OK) {
@@ -325,7 +352,8 @@ static enum outcome kvstore_ping(struct connection *connection) {
 
 static enum outcome kvstore_put(struct connection *connection, const struct value_key *key,
                                 const struct value_source *source) {
-    struct put_body body = {.chunk_byte_count = source->byte_count};
+    struct put_body body = {.chunk_byte_count = source->byte_count,
+                            .acknowledge = source->durable ? ACKNOWLEDGE_ON_SSD : 0};
     memcpy(body.key, key->bytes, sizeof body.key);
     if (!send_request(connection, VERB_PUT, &body, sizeof body, source)) {
         return fault(connection, "kvstored took no PUT");
@@ -424,6 +452,82 @@ static enum outcome kvstore_delete(struct connection *connection, const struct v
     return answer.status == STATUS_OK ? OUTCOME_OK : OUTCOME_ABSENT;
 }
 
+static enum outcome kvstore_lookup(struct connection *connection, const struct value_key *keys,
+                                   unsigned key_count, unsigned *present_count) {
+    uint8_t body[BODY_BYTE_COUNT_MAX];
+    const struct lookup_body front = {.key_count = (uint16_t)key_count};
+    memcpy(body, &front, sizeof front);
+    for (unsigned index = 0; index < key_count; index += 1) {
+        memcpy(body + sizeof front + index * BENCH_KEY_BYTE_COUNT, keys[index].bytes,
+               BENCH_KEY_BYTE_COUNT);
+    }
+    const size_t body_byte_count = sizeof front + key_count * BENCH_KEY_BYTE_COUNT;
+    if (!send_request(connection, VERB_LOOKUP, body, body_byte_count, NULL)) {
+        return fault(connection, "kvstored took no LOOKUP");
+    }
+    struct __attribute__((packed)) {
+        struct lookup_answer front;
+        struct lookup_record records[BENCH_BATCH_KEY_COUNT_MAX];
+    } answer;
+    const enum outcome outcome =
+        take_answer(connection, VERB_LOOKUP, &answer,
+                    sizeof answer.front + key_count * sizeof answer.records[0]);
+    if (outcome != OUTCOME_OK) return outcome;
+    if (answer.front.record_count != key_count) {
+        return fault(connection, "the answer has not one record per key");
+    }
+    *present_count = 0;
+    for (unsigned index = 0; index < key_count; index += 1) {
+        if (answer.records[index].status == STATUS_OK) *present_count += 1;
+    }
+    return OUTCOME_OK;
+}
+
+// Prints the pairs of an answer to STAT: u32 count, then u8 length, name, u64 value each. Names are
+// lower-case words with underscores, so JSON needs no escapes.
+static enum outcome print_counters(struct connection *connection, const uint8_t *body,
+                                   size_t body_byte_count, FILE *output) {
+    uint32_t pair_count = 0;
+    if (body_byte_count < sizeof pair_count) return fault(connection, "STAT has no pair count");
+    memcpy(&pair_count, body, sizeof pair_count);
+    size_t next = sizeof pair_count;
+    fputc('{', output);
+    for (uint32_t index = 0; index < pair_count; index += 1) {
+        const size_t name_length = next < body_byte_count ? body[next] : 0;
+        uint64_t value;
+        if (body_byte_count - next < 1 + name_length + sizeof value) {
+            return fault(connection, "the answer to STAT ends inside a pair");
+        }
+        memcpy(&value, body + next + 1 + name_length, sizeof value);
+        fprintf(output, "%s\"%.*s\": %llu", index == 0 ? "" : ", ", (int)name_length,
+                (const char *)body + next + 1, (unsigned long long)value);
+        next += 1 + name_length + sizeof value;
+    }
+    fputs("}\n", output);
+    return OUTCOME_OK;
+}
+
+static enum outcome kvstore_stat(struct connection *connection, FILE *output) {
+    const uint8_t node_scope[8] = {0};
+    if (!send_request(connection, VERB_STAT, node_scope, sizeof node_scope, NULL)) {
+        return fault(connection, "kvstored took no STAT");
+    }
+    struct frame_header header;
+    if (!receive_exactly(connection->socket, &header, sizeof header)) {
+        return fault(connection, "kvstored did not answer STAT");
+    }
+    const enum outcome outcome =
+        check_header(connection, &header, VERB_STAT, STAT_BYTE_COUNT_MAX);
+    if (outcome != OUTCOME_OK) return outcome;
+    if (header.status != STATUS_OK) return take_error(connection, &header, 0);
+    uint8_t body[STAT_BYTE_COUNT_MAX];
+    if (!receive_exactly(connection->socket, body, header.body_byte_count) ||
+        header.body_checksum != short_checksum(body, header.body_byte_count)) {
+        return fault(connection, "the answer to STAT is damaged");
+    }
+    return print_counters(connection, body, header.body_byte_count, output);
+}
+
 const struct driver kvstore_driver = {
     .name = "kvstore",
     .immutable = true,
@@ -434,5 +538,7 @@ const struct driver kvstore_driver = {
     .get = kvstore_get,
     .lease = kvstore_lease,
     .delete = kvstore_delete,
+    .lookup = kvstore_lookup,
+    .stat = kvstore_stat,
     .fault = kvstore_fault,
 };

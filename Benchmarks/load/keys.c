@@ -7,7 +7,9 @@
 
 #include "checksum.h"
 
-enum { BUSY_ATTEMPT_COUNT_MAX = 1000, BUSY_PAUSE_NANOSECONDS = 1000000 };
+enum { BUSY_ATTEMPT_COUNT_MAX = 10000, BUSY_PAUSE_NANOSECONDS = 1000000 };
+
+uint64_t key_set_salt(size_t value_byte_count) { return mix64(value_byte_count); }
 
 size_t key_set_stride(size_t value_byte_count) { return (value_byte_count + 4095) & ~(size_t)4095; }
 
@@ -28,27 +30,31 @@ uint64_t value_seed(const struct value_key *key) {
     return seed;
 }
 
-static enum outcome put_patiently(const struct driver *driver, struct connection *connection,
-                                  const struct value_key *key, const struct value_source *source) {
+enum outcome put_patiently(const struct driver *driver, struct connection *connection,
+                           const struct value_key *key, const struct value_source *source,
+                           uint64_t *busy_count) {
     const struct timespec pause = {.tv_nsec = BUSY_PAUSE_NANOSECONDS};
     enum outcome outcome = OUTCOME_BUSY;
     for (int attempt = 0; attempt < BUSY_ATTEMPT_COUNT_MAX && outcome == OUTCOME_BUSY;
          attempt += 1) {
         outcome = driver->put(connection, key, source);
-        if (outcome == OUTCOME_BUSY) nanosleep(&pause, NULL);
+        if (outcome != OUTCOME_BUSY) break;
+        *busy_count += 1;
+        nanosleep(&pause, NULL);
     }
     return outcome;
 }
 
 void key_set_load(const struct key_set *set, const struct driver *driver,
                   struct connection *connection) {
+    uint64_t busy_count = 0;
     uint8_t *bytes = memory_allocate(set->value_byte_count);
     for (uint64_t number = 0; number < set->key_count; number += 1) {
         const struct value_key key = key_set_key(set, number);
         pattern_fill(bytes, set->value_byte_count, value_seed(&key));
         const struct value_source source = {bytes, set->value_byte_count,
-                                            checksum_xxh3(bytes, set->value_byte_count)};
-        const enum outcome outcome = put_patiently(driver, connection, &key, &source);
+                                            checksum_xxh3(bytes, set->value_byte_count), false};
+        const enum outcome outcome = put_patiently(driver, connection, &key, &source, &busy_count);
         if (outcome != OUTCOME_OK && outcome != OUTCOME_EXISTS) {
             fail("%s: cannot store value %llu of %zu bytes: %s", driver->name,
                  (unsigned long long)number, set->value_byte_count, driver->fault(connection));

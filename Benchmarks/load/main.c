@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The load client: measures one cell (one system, operation, size, number of connections) and
-// prints one JSON row. Benchmarks/run.py calls it once per cell, system and round.
+// prints one JSON row. Benchmarks/run.py and ssd.py call it once per cell, system and round.
 #include <errno.h>
 #include <getopt.h>
 #include <signal.h>
@@ -9,18 +9,30 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "inspect.h"
 #include "worker.h"
 
 #define GIGABYTE 1e9
+#define WHOLE_SET_NANOSECONDS_MAX (UINT64_C(3600) * 1000000000u)
+
+// What is asked once instead of an operation that is measured.
+enum question { QUESTION_NONE, QUESTION_STAT, QUESTION_LOOKUP };
 
 struct options {
     const struct driver *driver;
     struct endpoint endpoint;
+    enum question question;
     enum operation operation;
+    enum operation background_operation;
     const char *operation_name;
     size_t value_byte_count;
     unsigned connection_count;
     unsigned batch_key_count;
+    bool key_set_is_stored;  // by an earlier call: neither stored nor compared again
+    bool durable;            // PUTs are answered when on stable storage
+    uint64_t order_seed;     // of the order in which keys are read; 0: any key at any time
+    uint64_t first_position;
+    const char *background_operation_name;  // null: the operation that is measured
     size_t background_value_byte_count;
     unsigned background_connection_count;
     double seconds;
@@ -28,18 +40,25 @@ struct options {
     uint64_t pace_microseconds;
     size_t key_set_mebibytes;
     uint64_t key_count_max;
+    uint64_t key_count;  // 0: what fits the key set's mebibytes
     pid_t server_process;
     uint64_t seed;
 };
 
-static const char *const operation_names[] = {"ping",  "get",        "put",
-                                              "lease", "lease-copy", "memcpy"};
+// In the order of `enum operation`.
+static const char *const operation_names[] = {"ping",   "get",   "put",        "fill",
+                                              "verify", "lease", "lease-copy", "memcpy"};
 
 static enum operation operation_named(const char *name) {
     for (size_t index = 0; index < sizeof operation_names / sizeof operation_names[0]; index += 1) {
         if (strcmp(operation_names[index], name) == 0) return (enum operation)index;
     }
-    fail("no operation is called %s; there are ping, get, put, lease, lease-copy and memcpy", name);
+    fail("no operation is called %s; Benchmarks/load/main.c lists them", name);
+}
+
+static enum question question_named(const char *name) {
+    if (strcmp(name, "stat") == 0) return QUESTION_STAT;
+    return strcmp(name, "lookup") == 0 ? QUESTION_LOOKUP : QUESTION_NONE;
 }
 
 static uint64_t number(const char *text, const char *name, uint64_t low, uint64_t high) {
@@ -51,6 +70,13 @@ static uint64_t number(const char *text, const char *name, uint64_t low, uint64_
              (unsigned long long)high, text);
     }
     return value;
+}
+
+// True for `yes`, false for `no`.
+static bool choice(const char *text, const char *name, const char *yes, const char *no) {
+    const bool chosen = strcmp(text, yes) == 0;
+    if (!chosen && strcmp(text, no) != 0) fail("--%s is %s or %s, not %s", name, yes, no, text);
+    return chosen;
 }
 
 static void take_option(struct options *options, const char *name, const char *text) {
@@ -68,6 +94,18 @@ static void take_option(struct options *options, const char *name, const char *t
         options->connection_count = (unsigned)number(text, name, 1, BENCH_CONNECTION_COUNT_MAX);
     else if (strcmp(name, "batch") == 0)
         options->batch_key_count = (unsigned)number(text, name, 1, BENCH_BATCH_KEY_COUNT_MAX);
+    else if (strcmp(name, "key-set") == 0)
+        options->key_set_is_stored = choice(text, name, "stored", "load");
+    else if (strcmp(name, "key-count") == 0)
+        options->key_count = number(text, name, 1, UINT32_MAX);
+    else if (strcmp(name, "acknowledge") == 0)
+        options->durable = choice(text, name, "ssd", "memory");
+    else if (strcmp(name, "order-seed") == 0)
+        options->order_seed = number(text, name, 1, UINT64_MAX);
+    else if (strcmp(name, "first-position") == 0)
+        options->first_position = number(text, name, 0, UINT64_MAX);
+    else if (strcmp(name, "background-operation") == 0)
+        options->background_operation_name = text;
     else if (strcmp(name, "background-value-bytes") == 0)
         options->background_value_byte_count = number(text, name, 1, BENCH_VALUE_BYTE_COUNT_MAX);
     else if (strcmp(name, "background-connections") == 0)
@@ -97,6 +135,12 @@ static struct options parse_options(int argument_count, char **arguments) {
                                         "value-bytes",
                                         "connections",
                                         "batch",
+                                        "key-set",
+                                        "key-count",
+                                        "acknowledge",
+                                        "order-seed",
+                                        "first-position",
+                                        "background-operation",
                                         "background-value-bytes",
                                         "background-connections",
                                         "milliseconds",
@@ -126,8 +170,17 @@ static struct options parse_options(int argument_count, char **arguments) {
         if (option != 0) fail("unknown option; Benchmarks/load/main.c lists them");
         take_option(&options, names[index], optarg);
     }
-    options.operation = operation_named(options.operation_name);
     if (options.driver == NULL) fail("--system is missing");
+    if (options.durable && strcmp(options.driver->name, "kvstore") != 0) {
+        fail("--acknowledge ssd is for kvstore alone");
+    }
+    options.question = question_named(options.operation_name);
+    if (options.question == QUESTION_NONE) {
+        options.operation = operation_named(options.operation_name);
+    }
+    options.background_operation = options.background_operation_name == NULL
+                                       ? options.operation
+                                       : operation_named(options.background_operation_name);
     if (options.operation < OPERATION_LEASE && options.batch_key_count != 1) {
         fail("--batch is for lease, lease-copy and memcpy");
     }
@@ -138,15 +191,16 @@ static struct options parse_options(int argument_count, char **arguments) {
 }
 
 static struct key_set make_key_set(const struct options *options, size_t value_byte_count) {
-    struct key_set set = {.salt = mix64(value_byte_count), .value_byte_count = value_byte_count};
+    struct key_set set = {.salt = key_set_salt(value_byte_count),
+                          .value_byte_count = value_byte_count};
     set.key_count = (options->key_set_mebibytes << 20) / key_set_stride(value_byte_count);
     if (set.key_count > options->key_count_max) set.key_count = options->key_count_max;
     if (set.key_count == 0) set.key_count = 1;
+    if (options->key_count > 0) set.key_count = options->key_count;
     return set;
 }
 
-static struct connection *open_connection(const struct options *options) {
-    const bool shared_memory = options->operation >= OPERATION_LEASE;
+static struct connection *open_connection(const struct options *options, bool shared_memory) {
     if (shared_memory && (options->driver->lease == NULL || options->endpoint.unix_path == NULL)) {
         fail("%s needs --unix-socket and a system with shared memory", options->operation_name);
     }
@@ -156,26 +210,51 @@ static struct connection *open_connection(const struct options *options) {
     return connection;
 }
 
+// The numbers 0 ..< key count in an order that the seed decides (Fisher and Yates).
+static const uint32_t *make_order(uint64_t key_count, uint64_t seed) {
+    uint32_t *order = calloc(key_count, sizeof *order);
+    if (order == NULL) fail("out of memory");
+    for (uint64_t place = 0; place < key_count; place += 1) {
+        const uint64_t other = mix64(seed + place) % (place + 1);
+        order[place] = order[other];
+        order[other] = (uint32_t)place;
+    }
+    return order;
+}
+
 static void prepare_worker(struct worker *worker, const struct options *options, unsigned index,
                            const struct key_set *keys) {
+    const bool is_front = index < options->connection_count;
     worker->driver = options->driver;
-    worker->connection = open_connection(options);
-    worker->operation = options->operation;
+    worker->operation = is_front ? options->operation : options->background_operation;
+    worker->connection = open_connection(options, worker->operation >= OPERATION_LEASE);
     worker->keys = *keys;
-    worker->first_number = index;
-    worker->number_stride = options->connection_count;
-    worker->batch_key_count = options->batch_key_count;
+    worker->first_number = is_front ? index : index - options->connection_count;
+    worker->number_stride =
+        is_front ? options->connection_count : options->background_connection_count;
+    worker->batch_key_count = is_front ? options->batch_key_count : 1;
+    worker->durable = options->durable;
     worker->random_seed = mix64(options->seed) + index * 0x100000001b3u;
     worker->duration_nanoseconds = (uint64_t)(options->seconds * 1e9);
     worker->operation_count_max = options->operation_count_max;
     if (worker->operation == OPERATION_PUT && options->driver->immutable) {
         worker->keys.salt = mix64(clock_nanoseconds());  // keys that nobody has put before
     }
+    if (worker->operation == OPERATION_FILL || worker->operation == OPERATION_VERIFY) {
+        // Once through the set, whatever the time.
+        worker->operation_count_max =
+            (keys->key_count + worker->number_stride - 1 - worker->first_number) /
+            worker->number_stride;
+        worker->duration_nanoseconds = WHOLE_SET_NANOSECONDS_MAX;
+    }
+    worker->pace_nanoseconds = is_front ? options->pace_microseconds * 1000 : 0;
+    if (!is_front) worker->operation_count_max = UINT64_MAX;
 }
 
 struct totals {
     struct histogram histogram;
     uint64_t operation_count;
+    uint64_t busy_count;
     double byte_count;
     double elapsed_seconds;
 };
@@ -187,6 +266,7 @@ static void sum_workers(const struct worker *workers, unsigned worker_count,
         const struct worker *worker = &workers[index];
         histogram_merge(&totals->histogram, &worker->histogram);
         totals->operation_count += worker->operation_count;
+        totals->busy_count += worker->busy_count;
         if (worker->operation != OPERATION_PING) {
             totals->byte_count += (double)(worker->operation_count * worker->batch_key_count) *
                                   (double)worker->keys.value_byte_count;
@@ -215,10 +295,11 @@ static void print_row(const struct options *options, const struct totals *front,
         (unsigned long long)front->operation_count, front->elapsed_seconds);
     printf(
         "\"gigabytes_per_second\": %.4f, \"p50_microseconds\": %.2f, \"p99_microseconds\": %.2f, "
-        "\"p999_microseconds\": %.2f, ",
+        "\"p999_microseconds\": %.2f, \"busy\": %llu, ",
         per_second(front), histogram_microseconds(&front->histogram, 0.5),
         histogram_microseconds(&front->histogram, 0.99),
-        histogram_microseconds(&front->histogram, 0.999));
+        histogram_microseconds(&front->histogram, 0.999),
+        (unsigned long long)(front->busy_count + background->busy_count));
     if (options->server_process > 0 && gigabytes > 0) {
         printf("\"server_cpu_seconds_per_gigabyte\": %.5f, ", server_cpu_seconds / gigabytes);
     } else {
@@ -231,19 +312,41 @@ static void print_row(const struct options *options, const struct totals *front,
            per_second(background));
 }
 
-// Loads the key sets that will be read. PUT of immutable values brings its own keys; other systems'
-// memory is touched once, so that first use of fresh pages is not measured.
+// Whether values must be stored before the operation. PUT of immutable values brings its own keys;
+// other systems' memory is touched once, so that first use of fresh pages is not measured.
+static bool needs_key_set(const struct options *options, enum operation operation) {
+    switch (operation) {
+    case OPERATION_PING:
+    case OPERATION_FILL:
+    case OPERATION_VERIFY: return false;
+    case OPERATION_PUT: return !options->driver->immutable;
+    case OPERATION_GET:
+    case OPERATION_LEASE:
+    case OPERATION_LEASE_COPY:
+    case OPERATION_MEMCPY: return !options->key_set_is_stored;
+    }
+    fail("unknown operation");
+}
+
 static void load_key_sets(const struct options *options, const struct key_set *front,
                           const struct key_set *background) {
-    if (options->operation == OPERATION_PING) return;
-    if (options->operation == OPERATION_PUT && options->driver->immutable) return;
-    struct connection *connection = options->driver->open(&options->endpoint, false);
-    if (connection == NULL)
-        fail("cannot connect to %s: %s", options->driver->name, strerror(errno));
-    key_set_load(front, options->driver, connection);
-    if (options->background_connection_count > 0) {
-        key_set_load(background, options->driver, connection);
-    }
+    const bool front_is_needed = needs_key_set(options, options->operation);
+    const bool background_is_needed = options->background_connection_count > 0 &&
+                                      needs_key_set(options, options->background_operation);
+    if (!front_is_needed && !background_is_needed) return;
+    struct connection *connection = open_connection(options, false);
+    if (front_is_needed) key_set_load(front, options->driver, connection);
+    if (background_is_needed) key_set_load(background, options->driver, connection);
+    options->driver->close(connection);
+}
+
+// Asks the question instead of measuring.
+static void ask(const struct options *options, const struct key_set *keys) {
+    struct connection *connection = open_connection(options, false);
+    if (options->question == QUESTION_STAT)
+        inspect_counters(options->driver, connection);
+    else
+        inspect_presence(options->driver, connection, keys);
     options->driver->close(connection);
 }
 
@@ -251,6 +354,10 @@ int main(int argument_count, char **arguments) {
     const struct options options = parse_options(argument_count, arguments);
     signal(SIGPIPE, SIG_IGN);
     const struct key_set front_keys = make_key_set(&options, options.value_byte_count);
+    if (options.question != QUESTION_NONE) {
+        ask(&options, &front_keys);
+        return 0;
+    }
     struct key_set background_keys = make_key_set(&options, options.background_value_byte_count);
     background_keys.salt = mix64(background_keys.salt);
     background_keys.arena_base = front_keys.key_count * key_set_stride(options.value_byte_count);
@@ -259,6 +366,8 @@ int main(int argument_count, char **arguments) {
     const unsigned worker_count = options.connection_count + options.background_connection_count;
     struct worker *workers = calloc(worker_count, sizeof *workers);
     struct totals *totals = calloc(2, sizeof *totals);
+    const uint32_t *order =
+        options.order_seed > 0 ? make_order(front_keys.key_count, options.order_seed) : NULL;
     if (workers == NULL || totals == NULL) fail("out of memory");
     pthread_barrier_t barrier;
     pthread_barrier_init(&barrier, NULL, worker_count + 1);
@@ -266,8 +375,8 @@ int main(int argument_count, char **arguments) {
         struct worker *worker = &workers[index];
         const bool is_front = index < options.connection_count;
         prepare_worker(worker, &options, index, is_front ? &front_keys : &background_keys);
-        if (is_front) worker->pace_nanoseconds = options.pace_microseconds * 1000;
-        if (!is_front) worker->operation_count_max = UINT64_MAX;
+        if (is_front) worker->order = order;
+        worker->first_position = options.first_position;
         worker->barrier = &barrier;
         worker_start(worker);
     }

@@ -31,9 +31,26 @@ static void expect_ends(const struct worker *worker, const uint8_t *bytes,
     fail("%s: a value of %zu bytes is wrong", worker->driver->name, worker->keys.value_byte_count);
 }
 
+// Chooses the keys of the next operation: of a batch without an order, one after the other.
+static void choose_keys(struct worker *worker, uint64_t *random_state, struct value_key *keys,
+                        uint64_t *numbers) {
+    const uint64_t key_count = worker->keys.key_count;
+    const uint64_t turn = worker->operation_count * worker->number_stride + worker->first_number;
+    const uint64_t first = worker->order == NULL
+                               ? next_random(random_state) % key_count
+                               : worker->first_position + turn * worker->batch_key_count;
+    for (unsigned index = 0; index < worker->batch_key_count; index += 1) {
+        const uint64_t place = (first + index) % key_count;
+        numbers[index] = worker->order == NULL ? place : worker->order[place];
+        keys[index] = key_set_key(&worker->keys, numbers[index]);
+    }
+}
+
 static enum outcome get_and_check(struct worker *worker, uint64_t *elapsed_nanoseconds,
-                                  uint64_t number) {
-    const struct value_key key = key_set_key(&worker->keys, number);
+                                  uint64_t *random_state) {
+    struct value_key key;
+    uint64_t number;
+    choose_keys(worker, random_state, &key, &number);
     const uint64_t start = clock_nanoseconds();
     const enum outcome outcome = worker->driver->get(worker->connection, &key, worker->buffer,
                                                      worker->keys.value_byte_count);
@@ -52,14 +69,13 @@ static void use_place(struct worker *worker, const uint8_t *place, const struct 
     expect_ends(worker, place, key);
 }
 
-// Leases a batch of keys that follow one another from `first_number` and uses each value.
+// Leases a batch of keys and uses each value.
 static enum outcome lease_and_check(struct worker *worker, uint64_t *elapsed_nanoseconds,
-                                    uint64_t first_number) {
+                                    uint64_t *random_state) {
     struct value_key keys[BENCH_BATCH_KEY_COUNT_MAX];
+    uint64_t numbers[BENCH_BATCH_KEY_COUNT_MAX];
     const uint8_t *places[BENCH_BATCH_KEY_COUNT_MAX];
-    for (unsigned index = 0; index < worker->batch_key_count; index += 1) {
-        keys[index] = key_set_key(&worker->keys, (first_number + index) % worker->keys.key_count);
-    }
+    choose_keys(worker, random_state, keys, numbers);
     const uint64_t start = clock_nanoseconds();
     const enum outcome outcome = worker->driver->lease(
         worker->connection, keys, worker->batch_key_count, worker->keys.value_byte_count, places);
@@ -73,15 +89,13 @@ static enum outcome lease_and_check(struct worker *worker, uint64_t *elapsed_nan
 
 // The copies alone, of the same values in the same order.
 static enum outcome copy_and_check(struct worker *worker, uint64_t *elapsed_nanoseconds,
-                                   uint64_t first_number) {
+                                   uint64_t *random_state) {
     struct value_key keys[BENCH_BATCH_KEY_COUNT_MAX];
-    for (unsigned index = 0; index < worker->batch_key_count; index += 1) {
-        keys[index] = key_set_key(&worker->keys, (first_number + index) % worker->keys.key_count);
-    }
+    uint64_t numbers[BENCH_BATCH_KEY_COUNT_MAX];
+    choose_keys(worker, random_state, keys, numbers);
     const uint64_t start = clock_nanoseconds();
     for (unsigned index = 0; index < worker->batch_key_count; index += 1) {
-        use_place(worker, worker->places[(first_number + index) % worker->keys.key_count],
-                  &keys[index]);
+        use_place(worker, worker->places[numbers[index]], &keys[index]);
     }
     *elapsed_nanoseconds = clock_nanoseconds() - start;
     return OUTCOME_OK;
@@ -97,8 +111,42 @@ static enum outcome put_next(struct worker *worker, uint64_t *elapsed_nanosecond
     const struct value_key key =
         key_set_key(&worker->keys, put_number(worker, worker->operation_count));
     const uint64_t start = clock_nanoseconds();
-    const enum outcome outcome = worker->driver->put(worker->connection, &key, source);
+    const enum outcome outcome =
+        worker->durable ? put_patiently(worker->driver, worker->connection, &key, source,
+                                        &worker->busy_count)
+                        : worker->driver->put(worker->connection, &key, source);
     *elapsed_nanoseconds = clock_nanoseconds() - start;
+    return outcome;
+}
+
+// Stores the next value of the set, if it is not there yet.
+static enum outcome fill_next(struct worker *worker, uint64_t *elapsed_nanoseconds) {
+    const struct value_key key =
+        key_set_key(&worker->keys, put_number(worker, worker->operation_count));
+    pattern_fill(worker->buffer, worker->keys.value_byte_count, value_seed(&key));
+    const struct value_source source = {
+        worker->buffer, worker->keys.value_byte_count,
+        checksum_xxh3(worker->buffer, worker->keys.value_byte_count), worker->durable};
+    const uint64_t start = clock_nanoseconds();
+    const enum outcome outcome = put_patiently(worker->driver, worker->connection, &key, &source,
+                                               &worker->busy_count);
+    *elapsed_nanoseconds = clock_nanoseconds() - start;
+    return outcome == OUTCOME_EXISTS ? OUTCOME_OK : outcome;
+}
+
+// Reads the next value of the set whole.
+static enum outcome verify_next(struct worker *worker, uint64_t *elapsed_nanoseconds) {
+    const uint64_t number = put_number(worker, worker->operation_count);
+    const struct value_key key = key_set_key(&worker->keys, number);
+    const uint64_t start = clock_nanoseconds();
+    const enum outcome outcome = worker->driver->get(worker->connection, &key, worker->buffer,
+                                                     worker->keys.value_byte_count);
+    *elapsed_nanoseconds = clock_nanoseconds() - start;
+    if (outcome == OUTCOME_OK &&
+        !pattern_matches(worker->buffer, worker->keys.value_byte_count, value_seed(&key))) {
+        fail("%s: value %llu of %zu bytes came back changed", worker->driver->name,
+             (unsigned long long)number, worker->keys.value_byte_count);
+    }
     return outcome;
 }
 
@@ -112,16 +160,12 @@ static enum outcome operate(struct worker *worker, uint64_t *elapsed_nanoseconds
         return outcome;
     }
     case OPERATION_PUT: return put_next(worker, elapsed_nanoseconds, source);
-    case OPERATION_GET:
-        return get_and_check(worker, elapsed_nanoseconds,
-                             next_random(random_state) % worker->keys.key_count);
-    case OPERATION_MEMCPY:
-        return copy_and_check(worker, elapsed_nanoseconds,
-                              next_random(random_state) % worker->keys.key_count);
+    case OPERATION_FILL: return fill_next(worker, elapsed_nanoseconds);
+    case OPERATION_VERIFY: return verify_next(worker, elapsed_nanoseconds);
+    case OPERATION_GET: return get_and_check(worker, elapsed_nanoseconds, random_state);
+    case OPERATION_MEMCPY: return copy_and_check(worker, elapsed_nanoseconds, random_state);
     case OPERATION_LEASE:
-    case OPERATION_LEASE_COPY:
-        return lease_and_check(worker, elapsed_nanoseconds,
-                               next_random(random_state) % worker->keys.key_count);
+    case OPERATION_LEASE_COPY: return lease_and_check(worker, elapsed_nanoseconds, random_state);
     }
     fail("unknown operation");
 }
@@ -140,7 +184,8 @@ static uint64_t wait_for_pace(const struct worker *worker, uint64_t last_start_n
 static void *run(void *argument) {
     struct worker *worker = argument;
     uint64_t random_state = mix64(worker->random_seed);
-    struct value_source source = {worker->buffer, worker->keys.value_byte_count, 0};
+    struct value_source source = {worker->buffer, worker->keys.value_byte_count, 0,
+                                  worker->durable};
     if (worker->operation == OPERATION_PUT) {
         source.checksum = checksum_xxh3(source.bytes, source.byte_count);
     }

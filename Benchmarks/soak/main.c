@@ -93,7 +93,7 @@ static void put_random(struct active *active) {
     const struct value_key key = key_set_key(&active->keys, new.number);
     pattern_fill(active->buffer, new.byte_count, value_seed(&key));
     const struct value_source source = {active->buffer, new.byte_count,
-                                        checksum_xxh3(active->buffer, new.byte_count)};
+                                        checksum_xxh3(active->buffer, new.byte_count), false};
     const enum outcome outcome = active->options->driver->put(active->connection, &key, &source);
     if (outcome == OUTCOME_BUSY) {
         active->counts.puts_busy += 1;
