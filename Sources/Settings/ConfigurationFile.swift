@@ -87,8 +87,11 @@ struct ConfigurationFile {
     }
 
     private mutating func assignment(_ key: String, _ value: Node) -> Assignment? {
+        let takesList = DaemonOptions.all.contains { $0.key == key && $0.takesList }
+        if takesList, case .sequence(let entries) = value { return list(key, value, entries) }
         guard case .scalar(let scalar) = value else {
-            complain(at: value, "\(key): expected one value, not a list or a section")
+            let expected = takesList ? "a value or a list, not" : "one value, not a list or"
+            complain(at: value, "\(key): expected \(expected) a section")
             return nil
         }
         guard !isEmpty(value) else {
@@ -96,6 +99,28 @@ struct ConfigurationFile {
             return nil
         }
         return Assignment(key: key, text: scalar.string, source: source(of: value))
+    }
+
+    /// A list as the one text that a flag would give.
+    private mutating func list(
+        _ key: String, _ value: Node, _ entries: Node.Sequence
+    ) -> Assignment? {
+        guard !entries.isEmpty else {
+            complain(at: value, "\(key) has no value; remove the line to get the default")
+            return nil
+        }
+        var texts: [String] = []
+        for entry in entries {
+            guard case .scalar(let scalar) = entry, !isEmpty(entry), !scalar.string.contains(",")
+            else {
+                complain(
+                    at: entry, "\(key): each entry of the list is one value without a comma in it")
+                return nil
+            }
+            texts.append(scalar.string)
+        }
+        return Assignment(
+            key: key, text: texts.joined(separator: ","), source: source(of: value))
     }
 
     private func isEmpty(_ value: Node) -> Bool {

@@ -55,6 +55,60 @@ enum DaemonOptions {
             + "systemd unit). `auto` registers huge pages and prefaulted memory, since "
             + "registering touches every page; where the limit forbids it, it goes on and says so.")
 
+    static let ssdDirectories = Setting<[String]>(
+        key: "ssd.directories", kind: .pathsOrOff, fallback: .value([]),
+        summary: "Directories of the SSD tier, such as [/var/lib/kvstored/ssd]; off: no such tier.",
+        detail: "One for each device; chunks are spread over them. See docs/operations/ssd.md.")
+
+    static let ssdCapacity = Setting<ByteCount?>(
+        key: "ssd.capacity", kind: .optionalSize(.mebibytes(64)...ByteCount(1 << 44)),
+        fallback: .value(nil),
+        summary: "What kvstored may use of each directory; required with directories.",
+        detail: "Everything is included: chunks, checkpoint and metadata.")
+
+    static let ssdSegmentBytes = Setting<ByteCount?>(
+        key: "ssd.segment_bytes", kind: .optionalMebibytes(1...256),
+        fallback: .computed(
+            text: "256MiB, or a sixteenth of ssd.capacity when that is less"
+        ) { _ in nil },
+        summary: "Size of a segment, the unit in which space is written and taken back.",
+        detail: "At most a quarter of `ssd.capacity`. A chunk that does not fit in a segment stays "
+            + "in memory alone. A store keeps the size that it was made with.")
+
+    static let ssdReserve = Setting<ByteCount>(
+        key: "ssd.reserve", kind: .size(ByteCount(0)...ByteCount(1 << 44)),
+        fallback: .value(.gibibytes(1)),
+        summary: "Free space that each directory's file system keeps.",
+        detail: "`kvstored` takes no more space where less than this would be left, even "
+            + "below `ssd.capacity`: others may use the file system too.")
+
+    static let ssdAdmission = Setting<DaemonSettings.SSD.Admission>(
+        key: "ssd.admission", kind: .choice, fallback: .value(.all),
+        summary: "What is written to SSD.",
+        detail: "`all`: every chunk. `second_use`: those used again after they were stored. "
+            + "`prefix`: as `second_use`, and with a chunk the ones before it in the same request "
+            + "(its ancestors), never a chunk without them. The first is warmest after a restart, "
+            + "the others save writes.")
+
+    static let ssdPromotion = Setting<DaemonSettings.SSD.Promotion>(
+        key: "ssd.promotion", kind: .choice, fallback: .value(.secondUse),
+        summary: "When a chunk read from SSD takes a warm place in memory.",
+        detail: "`always`: at its first read. `second_use`: at its second, so that chunks read "
+            + "once do not displace those that are read often.")
+
+    static let ssdScrubRate = Setting<ByteCount>(
+        key: "ssd.scrub_rate", kind: .size(ByteCount(0)...ByteCount(1 << 34)),
+        fallback: .value(.mebibytes(16)),
+        summary: "Bytes a second for the background check of stored chunks; 0: no check.",
+        detail: "It finds bytes that have decayed before a request does. A read for a request is "
+            + "always checked.")
+
+    static let ssdDirectIO = Setting<DaemonSettings.SSD.DirectIO>(
+        key: "ssd.direct_io", kind: .choice, fallback: .value(.auto),
+        summary: "Reads and writes past the page cache (O_DIRECT).",
+        detail: "Where the file system has none, `auto` falls back to buffered I/O with a "
+            + "warning, and `require` leaves the directory out. `off` never uses it.")
+
     static let backend = Setting<Backend>(
         key: "io.backend", kind: .choice, fallback: .value(.auto),
         summary: "How the data threads do I/O.",
@@ -125,8 +179,9 @@ enum DaemonOptions {
     /// The options that a file, a variable or a flag can set.
     static let all: [any DeclaredSetting] = [
         unixSocket, unixSocketMode, tcp, memoryBudget, memoryPrefault, memoryHugePages,
-        memoryRegistration, backend, shards, connections, chunkBytes, requestDeadline, lease,
-        shutdownGrace, logLevel, logFormat, nodeName, readyFile,
+        memoryRegistration, ssdDirectories, ssdCapacity, ssdSegmentBytes, ssdReserve, ssdAdmission,
+        ssdPromotion, ssdScrubRate, ssdDirectIO, backend, shards, connections, chunkBytes,
+        requestDeadline, lease, shutdownGrace, logLevel, logFormat, nodeName, readyFile,
     ]
 
     private static func defaultUnixSocket(_ surroundings: Surroundings) -> String? {

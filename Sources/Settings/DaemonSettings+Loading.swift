@@ -91,6 +91,8 @@ struct DaemonSettingsLoader {
         let budget = resolver.value(DaemonOptions.memoryBudget)
         let chunk = resolver.given(DaemonOptions.chunkBytes)
         let chunkStandard = min(budget, ByteCount(Limits.chunkByteCountMax))
+        let ssd = SSDLoader(&resolver)
+        warnings += ssd.warnings
         return DaemonSettings(
             listen: DaemonSettings.Listen(
                 unixSocket: unixSocket,
@@ -102,6 +104,7 @@ struct DaemonSettingsLoader {
                 prefault: resolver.value(DaemonOptions.memoryPrefault),
                 hugePages: resolver.value(DaemonOptions.memoryHugePages),
                 registration: resolver.value(DaemonOptions.memoryRegistration)),
+            ssd: ssd.settings,
             io: DaemonSettings.IO(
                 backend: resolver.value(DaemonOptions.backend),
                 shardCount: resolver.value(DaemonOptions.shards)),

@@ -6,6 +6,8 @@ package import KVCore
 package struct DaemonSettings: Sendable {
     package var listen: Listen
     package var memory: Memory
+    /// The tier on SSD; nil: there is none.
+    package var ssd: SSD?
     package var io: IO
     package var limits: RequestLimits
     package var log: Log

@@ -68,11 +68,7 @@ enum EffectiveConfiguration {
             lines.append("\(section):")
             for option in options {
                 let source = resolver.source(of: option.key)
-                // Its default depends on another option.
-                let isChunkBytes = option.key == DaemonOptions.chunkBytes.key
-                let text =
-                    isChunkBytes
-                    ? settings.limits.chunkByteCount.description : resolver.text(option)
+                let text = text(option, settings, resolver)
                 let name = text.isEmpty ? "# \(option.nameInSection)" : option.nameInSection
                 lines.append("  \(name): \(text.isEmpty ? "" : Sample.quoted(text))  # \(source)")
             }
@@ -88,5 +84,17 @@ enum EffectiveConfiguration {
             lines.append("  # default: closed, because other hosts can reach listen.tcp")
         }
         return lines.joined(separator: "\n")
+    }
+
+    /// The value in force; the default of some options depends on another one.
+    private static func text(
+        _ option: any DeclaredSetting, _ settings: DaemonSettings, _ resolver: SettingsResolver
+    ) -> String {
+        switch option.key {
+        case DaemonOptions.chunkBytes.key: settings.limits.chunkByteCount.description
+        case DaemonOptions.ssdSegmentBytes.key:
+            settings.ssd?.segmentByteCount.description ?? resolver.text(option)
+        default: resolver.text(option)
+        }
     }
 }

@@ -52,6 +52,8 @@ protocol DeclaredSetting: Sendable {
     var detail: String { get }
     /// The type, for the reference: `size`, `duration`, `path`.
     var kindName: String { get }
+    /// Whether the file may give a list.
+    var takesList: Bool { get }
     /// What a value must be, as the end of the sentence "expected …".
     var expectation: String { get }
     /// The default, for people.
@@ -66,6 +68,7 @@ protocol DeclaredSetting: Sendable {
 
 extension Setting: DeclaredSetting {
     var kindName: String { kind.name }
+    var takesList: Bool { kind.takesList }
     var expectation: String { kind.expectation }
     var effectText: String { takesEffect.rawValue }
 

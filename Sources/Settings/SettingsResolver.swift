@@ -7,6 +7,8 @@ struct SettingsResolver {
     private(set) var problems: [SettingsProblem] = []
     /// The options that were asked for; a test holds them against those that are declared.
     private(set) var keysRead: Set<String> = []
+    /// The options for which some source gave a value that is none.
+    private(set) var keysRefused: Set<String> = []
     private var winners: [String: Assignment] = [:]
 
     /// `layers` go from the least to the most important source.
@@ -21,6 +23,7 @@ struct SettingsResolver {
             if setting.accepts(assignment.text) {
                 winners[assignment.key] = assignment
             } else {
+                keysRefused.insert(setting.key)
                 let shown = setting.isSecret ? "the value" : "'\(assignment.text)'"
                 complain(
                     at: assignment.source,

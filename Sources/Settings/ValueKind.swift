@@ -12,6 +12,8 @@ struct ValueKind<Value: Sendable>: Sendable {
     /// Total: nil for any text that is no valid value.
     let parse: @Sendable (String) -> Value?
     let render: @Sendable (Value) -> String
+    /// Whether the file may give a list, which `parse` gets with commas between the entries.
+    var takesList = false
 }
 
 extension ValueKind where Value == Bool {
@@ -36,10 +38,42 @@ extension ValueKind where Value == ByteCount {
     static func size(_ range: ClosedRange<ByteCount>) -> ValueKind {
         ValueKind(
             name: "size",
-            expectation: "a size from \(range.lowerBound) to \(range.upperBound), such as 64MiB "
-                + "(units: B, KiB, MiB, GiB, TiB)",
+            expectation: "a size " + limits(range),
             parse: { text in ByteCount(text: text).flatMap { range.contains($0) ? $0 : nil } },
             render: { $0.description })
+    }
+
+    fileprivate static func limits(_ range: ClosedRange<ByteCount>) -> String {
+        "from \(range.lowerBound) to \(range.upperBound), such as 64MiB "
+            + "(units: B, KiB, MiB, GiB, TiB)"
+    }
+}
+
+extension ValueKind where Value == ByteCount? {
+    /// A size that may be missing.
+    static func optionalSize(_ range: ClosedRange<ByteCount>) -> ValueKind {
+        let size = ValueKind<ByteCount>.size(range)
+        return ValueKind(
+            name: size.name, expectation: size.expectation,
+            parse: { text in size.parse(text).map { .some($0) } },
+            render: { $0?.description ?? "" })
+    }
+
+    /// A size in whole MiB that may be missing.
+    static func optionalMebibytes(_ range: ClosedRange<Int>) -> ValueKind {
+        let sizes: ClosedRange<ByteCount> =
+            .mebibytes(range.lowerBound) ... .mebibytes(range.upperBound)
+        let size = ValueKind<ByteCount>.size(sizes)
+        return ValueKind(
+            name: size.name,
+            expectation: "a multiple of 1MiB " + ValueKind<ByteCount>.limits(sizes),
+            parse: { text in
+                guard let size = size.parse(text), size.bytes.isMultiple(of: 1 << 20) else {
+                    return nil
+                }
+                return .some(size)
+            },
+            render: { $0?.description ?? "" })
     }
 }
 
@@ -122,6 +156,26 @@ extension ValueKind where Value == String? {
             name: "text", expectation: "1 to \(byteCountMax) bytes of text",
             parse: { (1...byteCountMax).contains($0.utf8.count) ? .some($0) : nil },
             render: { $0 ?? "" })
+    }
+}
+
+extension ValueKind where Value == [String] {
+    /// Paths of directories. Relative paths and duplicates parse: `SSDLoader` says more about them
+    /// than "not valid".
+    static var pathsOrOff: ValueKind {
+        ValueKind(
+            name: "paths | off",
+            expectation: "at most \(DaemonSettings.SSD.directoryCountMax) absolute paths, with "
+                + "commas between them (in the file also as a list), or off",
+            parse: { text in
+                if text == "off" { return [] }
+                let paths = text.split(separator: ",", omittingEmptySubsequences: false)
+                    .map { $0.drop { $0 == " " }.reversed().drop { $0 == " " }.reversed() }
+                    .map { String($0) }
+                return paths.allSatisfy { (1...4_095).contains($0.utf8.count) } ? paths : nil
+            },
+            render: { $0.isEmpty ? "off" : $0.joined(separator: ",") },
+            takesList: true)
     }
 }
 
