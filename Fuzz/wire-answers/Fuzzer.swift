@@ -53,10 +53,11 @@ private func read(_ verb: Verb, isOfChunk: Bool, _ body: PinnedBytes) throws(Wir
         precondition(answer.records.count <= Limits.batchKeyCountMax)
         precondition(answer.prefixCount <= answer.records.count)
         return
-    case .delete:
-        let answer = try DeleteAnswer.decode(body)
-        precondition(answer.deletedCount <= answer.statuses.count)
+    case .delete, .pin, .unpin:
+        let answer = try KeyStatusesAnswer.decode(body)
+        precondition(answer.okCount <= answer.statuses.count)
         return
+    case .control: try ControlAnswer.decode(body).encode(&writer)
     case .lease:
         let answer = try LeaseAnswer.decode(body)
         precondition(answer.records.count <= Limits.batchKeyCountMax)

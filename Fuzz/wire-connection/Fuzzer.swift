@@ -62,7 +62,9 @@ private func readBody(
     case .put: try PutRequest.decode(body).check(payloadByteCount: payloadByteCount)
     case .get: _ = try GetRequest.decode(body).keys.readAll()
     case .lookup: _ = try LookupRequest.decode(body).keys.readAll()
-    case .delete: _ = try DeleteRequest.decode(body).keys.readAll()
+    case .delete, .unpin: _ = try DeleteRequest.decode(body).keys.readAll()
+    case .pin: _ = try PinRequest.decode(body).keys.readAll()
+    case .control: _ = try ControlRequest.decode(body)
     case .stat: _ = try StatRequest.decode(body)
     case .lease:
         let lease = try LeaseRequest.decode(body)

@@ -35,7 +35,7 @@ private func read(_ bytes: PinnedBytes) {
     do throws(WireFault) {
         try header.checkAnswer()
         precondition(header.payloadByteCount <= UInt64(Limits.chunkByteCountMax))
-        _ = header.answersOneKey
+        _ = header.answersOneKey(ofRange: true)
         _ = header.closesConnection
     } catch {
         check(error)

@@ -37,16 +37,23 @@ private func readAndWrite(
         let get = try GetRequest.decode(body)
         precondition((1...Limits.batchKeyCountMax).contains(get.keys.count))
         GetRequest.encode(
-            &writer, keyCount: get.keys.count, layout: get.layout, level: get.level)
+            &writer, keyCount: get.keys.count, layout: get.layout, level: get.level,
+            range: get.range)
         for key in get.keys.readAll() { writer.append(key) }
     case .lookup:
         let lookup = try LookupRequest.decode(body)
         LookupRequest.encode(&writer, keyCount: lookup.keys.count, mode: lookup.mode)
         for key in lookup.keys.readAll() { writer.append(key) }
-    case .delete:
+    case .delete, .unpin:
         let delete = try DeleteRequest.decode(body)
         DeleteRequest.encode(&writer, keyCount: delete.keys.count)
         for key in delete.keys.readAll() { writer.append(key) }
+    case .pin:
+        let pin = try PinRequest.decode(body)
+        precondition((1...Limits.pinMillisecondsMax).contains(pin.milliseconds))
+        PinRequest.encode(&writer, keyCount: pin.keys.count, milliseconds: pin.milliseconds)
+        for key in pin.keys.readAll() { writer.append(key) }
+    case .control: try ControlRequest.decode(body).encode(&writer)
     case .stat: try StatRequest.decode(body).encode(&writer)
     case .lease:
         let lease = try LeaseRequest.decode(body)

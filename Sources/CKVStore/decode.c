@@ -151,7 +151,7 @@ bool kvsi_body_is_intact(const struct kvsi_response *response, const uint8_t *bo
 }
 
 kvs_status kvsi_decode_status(uint16_t number) {
-    return number <= KVS_INTERNAL ? (kvs_status)number : KVS_INTERNAL;
+    return number <= KVS_NOT_DURABLE ? (kvs_status)number : KVS_INTERNAL;
 }
 
 bool kvsi_status_closes(kvs_status status) {

@@ -22,6 +22,7 @@ const char *kvs_status_text(kvs_status status) {
     case KVS_LIMIT_EXCEEDED: return "limit exceeded";
     case KVS_LAYOUT_MISMATCH: return "layout mismatch";
     case KVS_INTERNAL: return "internal";
+    case KVS_NOT_DURABLE: return "not durable";
     case KVS_CANNOT_CONNECT: return "cannot connect";
     case KVS_CONNECTION_LOST: return "connection lost";
     case KVS_INVALID_ARGUMENT: return "invalid argument";

@@ -91,7 +91,7 @@ extension Client {
             DeleteRequest.encode(&body, keyCount: keys.count)
             for key in keys { body.append(key) }
         } decode: { body throws(WireFault) in
-            let answer = try DeleteAnswer.decode(body)
+            let answer = try KeyStatusesAnswer.decode(body)
             guard answer.statuses.count == keys.count else {
                 throw .badCount(answer.statuses.count)
             }

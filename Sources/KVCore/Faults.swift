@@ -45,10 +45,12 @@ package enum Status: UInt16, Error, Hashable, Sendable, CaseIterable {
     case noLease = 12
     /// The daemon is stopping; use another, or recompute.
     case shuttingDown = 13
-    /// A count is over the limit that HELLO announced.
+    /// A count is over the limit that HELLO announced, or a range is not within its chunk.
     case limitExceeded = 14
     /// The stored chunk has another layout than the one asked for.
     case layoutMismatch = 15
     /// A defect of the daemon; its log says more.
     case `internal` = 16
+    /// Done in memory, but not on stable storage: a restart may undo it.
+    case notDurable = 17
 }

@@ -5,7 +5,7 @@ package enum Limits {
     /// Body of one frame. 1,024 keys of a batch and their fields fit, and a scratch buffer stays
     /// small.
     package static let bodyByteCountMax = 64 << 10
-    /// Keys in one GET, LOOKUP, DELETE or LEASE: a 256 K-token prompt in 256-token chunks.
+    /// Keys in one GET, LOOKUP, DELETE, LEASE or PIN: a 256 K-token prompt in 256-token chunks.
     package static let batchKeyCountMax = 1_024
     /// One chunk. The largest real chunk seen is 80 MB (70B models, 256 tokens, fp16).
     package static let chunkByteCountMax = 256 << 20
@@ -17,6 +17,10 @@ package enum Limits {
     package static let leaseCountMax = 65_536
     /// Longest life of a lease or a reservation. A dead reader blocks eviction no longer than this.
     package static let leaseMillisecondsMax: UInt32 = 30_000
+    /// Longest life of a pin: 35 years. Sums with the clock's time stay far from their end.
+    package static let pinMillisecondsMax: UInt64 = 1 << 40
+    /// Argument of CONTROL: a path fits (PATH_MAX).
+    package static let argumentByteCountMax = 4_096
     /// Deadline of a request that names none.
     package static let requestMillisecondsDefault: UInt32 = 10_000
     /// Longest deadline a request may ask for.

@@ -201,14 +201,23 @@ package final class RingStream: ByteStream {
         // The descriptor's number may be another connection's by now.
         guard !isDescriptorClosed else { return isLocal ? "unix:closed" : "tcp:closed" }
         if isLocal {
-            var process: Int32 = 0
-            var user: UInt32 = 0
-            // SAFETY: the call fills the two numbers and keeps neither address.
-            let result = unsafe clinux_socket_peer(descriptor, &process, &user)
-            return result == 0 ? "unix:pid=\(process),uid=\(user)" : "unix:unknown"
+            guard let peer = peerCredentials else { return "unix:unknown" }
+            return "unix:pid=\(peer.process),uid=\(peer.user)"
         }
         guard let name = endpoint(of: descriptor, peer: true) else { return "tcp:unknown" }
         return StreamAddress.tcp(host: name.host, port: name.port).description
+    }
+
+    package var peerUser: UInt32? {
+        isLocal && !isDescriptorClosed ? peerCredentials?.user : nil
+    }
+
+    private var peerCredentials: (process: Int32, user: UInt32)? {
+        var process: Int32 = 0
+        var user: UInt32 = 0
+        // SAFETY: the call fills the two numbers and keeps neither address.
+        let result = unsafe clinux_socket_peer(descriptor, &process, &user)
+        return result == 0 ? (process, user) : nil
     }
 
     package func close() {

@@ -19,6 +19,9 @@ extension Connection {
         } catch {
             return try await refuse(request, error)
         }
+        guard put.acknowledge == .memory else {
+            return try await refuse(request, .unsupported, noStableStorageText)
+        }
         guard put.chunkByteCount <= node.chunkByteCountMax else {
             return try await refuse(
                 request, .tooLarge, "chunks have at most \(node.chunkByteCountMax) bytes here")
@@ -116,6 +119,7 @@ extension Connection {
         } catch {
             return try await refuse(request, error)
         }
+        guard get.range == nil else { return try await refuse(request, WireFault.notOffered) }
         for index in 0..<get.keys.count {
             try await sendChunk(request, get, index)
         }
@@ -209,6 +213,7 @@ extension PinnedBytes {
     }
 }
 
+let noStableStorageText = "nothing is put on stable storage here: acknowledge memory"
 let existsText = "stored already: the new bytes were dropped"
 let noRoomText = "no room: everything is being read or written; compute, or try again later"
 /// Transfers up to this size count as small.

@@ -99,6 +99,9 @@ extension Connection {
         } catch {
             return try await refuse(request, error)
         }
+        guard put.acknowledge == .memory else {
+            return try await refuse(request, .unsupported, noStableStorageText)
+        }
         guard put.chunkByteCount <= node.stagedChunkByteCountMax else {
             return try await refuse(
                 request, .tooLarge, "larger than HELLO's staging limit: use PUT or smaller chunks")

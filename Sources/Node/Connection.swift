@@ -166,7 +166,23 @@ final class Connection<R: Reactor> {
         case .reserve: try await serveReserve(request, body)
         case .commit: try await serveCommit(request, body)
         case .abort: try await serveAbort(request, body)
+        case .pin: try await refuseChecked(request, body, PinRequest.decode)
+        case .unpin: try await refuseChecked(request, body, DeleteRequest.decode)
+        case .control: try await refuseChecked(request, body, ControlRequest.decode)
         }
+    }
+
+    /// Refuses a request that is not served here; one that is malformed is told so.
+    private nonisolated(nonsending) func refuseChecked<Body>(
+        _ request: Request, _ body: PinnedBytes,
+        _ decode: (PinnedBytes) throws(WireFault) -> Body
+    ) async throws(ConnectionEnd) -> Next {
+        do throws(WireFault) {
+            _ = try decode(body)
+        } catch {
+            return try await refuse(request, error)
+        }
+        return try await refuse(request, WireFault.notOffered)
     }
 
     private nonisolated(nonsending) func servePing(
@@ -201,6 +217,7 @@ extension Verb {
         case .reserve: .requestsReserve
         case .commit: .requestsCommit
         case .abort: .requestsAbort
+        case .pin, .unpin, .control: .requestsOther
         }
     }
 }

@@ -8,6 +8,8 @@ package final class SimulatedStream: ByteStream {
     package let peerDescription: String
     /// Bytes cross hosts here, always: regions cannot be shared.
     package let isLocal = false
+    /// The node's operator may be anybody here.
+    package let peerUser: UInt32? = 0
 
     private let incoming: SimulatedPipe
     private let outgoing: SimulatedPipe

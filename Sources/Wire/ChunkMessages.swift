@@ -4,6 +4,14 @@ package import KVCore
 /// The remaining time to live of a chunk that never ends.
 package let timeToLiveForever = UInt64.max
 
+/// What a PUT or COMMIT is answered after.
+package enum Acknowledge: UInt8, Sendable {
+    /// The chunk can be read.
+    case memory = 0
+    /// The chunk is on stable storage; else the answer is `notDurable`.
+    case ssd = 1
+}
+
 /// The body of PUT, and of RESERVE. A value.
 package struct PutRequest: Hashable, Sendable {
     package static let byteCount = 72
@@ -15,15 +23,17 @@ package struct PutRequest: Hashable, Sendable {
     package var chunkByteCount: Int
     /// Milliseconds; 0: for ever.
     package var timeToLiveMilliseconds: UInt32
+    package var acknowledge: Acknowledge
 
     package init(
         key: ChunkKey, layout: LayoutID = .opaque, chunkByteCount: Int,
-        timeToLiveMilliseconds: UInt32 = 0
+        timeToLiveMilliseconds: UInt32 = 0, acknowledge: Acknowledge = .memory
     ) {
         self.key = key
         self.layout = layout
         self.chunkByteCount = chunkByteCount
         self.timeToLiveMilliseconds = timeToLiveMilliseconds
+        self.acknowledge = acknowledge
     }
 
     package func encode(_ writer: inout FieldWriter) {
@@ -31,7 +41,10 @@ package struct PutRequest: Hashable, Sendable {
         writer.append(layout)
         writer.append(UInt64(chunkByteCount))
         writer.append(timeToLiveMilliseconds)
-        writer.append(zeros: 12)
+        // The level: raw.
+        writer.append(UInt8(0))
+        writer.append(acknowledge.rawValue)
+        writer.append(zeros: 10)
     }
 
     /// Checks that a PUT's payload is the chunk and its checksum.
@@ -48,17 +61,37 @@ package struct PutRequest: Hashable, Sendable {
         let chunkByteCount = try reader.read(UInt64.self)
         let timeToLive = try reader.read(UInt32.self)
         let level = try reader.read(UInt8.self)
-        let acknowledge = try reader.read(UInt8.self)
+        let acknowledge = Acknowledge(rawValue: try reader.read())
         try reader.readReserved(10)
         try reader.finish()
-        guard level == 0, acknowledge == 0 else { throw .notOffered }
+        guard level == 0, let acknowledge else { throw .notOffered }
         guard chunkByteCount > 0 else { throw .badValue(offset: 56) }
         guard chunkByteCount <= Limits.chunkByteCountMax else {
             throw .badChunkByteCount(chunkByteCount)
         }
         return PutRequest(
             key: key, layout: layout, chunkByteCount: Int(chunkByteCount),
-            timeToLiveMilliseconds: timeToLive)
+            timeToLiveMilliseconds: timeToLive, acknowledge: acknowledge)
+    }
+}
+
+/// A run of a chunk's bytes, as a client asks for it; it need not lie within the chunk. A value.
+package struct ByteRange: Hashable, Sendable {
+    package let offset: UInt64
+    /// At least 1.
+    package let byteCount: UInt64
+
+    /// Traps for a range without bytes: the protocol has none.
+    package init(offset: UInt64, byteCount: UInt64) {
+        invariant(byteCount > 0, "a range has at least one byte")
+        self.offset = offset
+        self.byteCount = byteCount
+    }
+
+    /// The same bytes of a chunk of `chunkByteCount`, or nil when some of them lie behind its end.
+    package func within(chunkByteCount: UInt64) -> Range<UInt64>? {
+        let (end, overflows) = offset.addingReportingOverflow(byteCount)
+        return overflows || end > chunkByteCount ? nil : offset..<end
     }
 }
 
@@ -67,23 +100,31 @@ package struct GetRequest {
     package static let fixedByteCount = 24
     /// A level: whichever the chunk has.
     package static let asStored: UInt8 = 255
+    private static let layoutOption: UInt8 = 1
+    private static let rangeOption: UInt8 = 2
 
     package let keys: KeyList
     /// The level that the payload shall have: 0 (raw), or `asStored`.
     package let level: UInt8
     /// The layout that every chunk must have; nil: any.
     package let layout: LayoutID?
+    /// The part of every chunk that is wanted; nil: all of it.
+    package let range: ByteRange?
 
-    /// Writes the fixed part; the keys follow.
+    /// Writes what stands before the keys, which follow: `fixedByteCount` bytes, and a range.
     package static func encode(
         _ writer: inout FieldWriter, keyCount: Int, layout: LayoutID?,
-        level: UInt8 = GetRequest.asStored
+        level: UInt8 = GetRequest.asStored, range: ByteRange? = nil
     ) {
         writer.append(UInt16(keyCount))
         writer.append(level)
-        writer.append(UInt8(layout == nil ? 0 : 1))
+        writer.append((layout == nil ? 0 : layoutOption) | (range == nil ? 0 : rangeOption))
         writer.append(zeros: 4)
         writer.append(layout ?? .opaque)
+        if let range {
+            writer.append(range.offset)
+            writer.append(range.byteCount)
+        }
     }
 
     package static func decode(_ body: PinnedBytes) throws(WireFault) -> GetRequest {
@@ -93,15 +134,32 @@ package struct GetRequest {
         let options = try reader.read(UInt8.self)
         try reader.readReserved(4)
         let layout = try reader.readLayout()
+        guard level == asStored || level == 0, options & ~(layoutOption | rangeOption) == 0 else {
+            throw .notOffered
+        }
+        let range = options & rangeOption == 0 ? nil : try ByteRange.decode(&reader)
         let keys = try KeyList(&reader, count: keyCount)
         try reader.finish()
-        guard level == asStored || level == 0, options <= 1 else { throw .notOffered }
-        guard options == 1 || layout == .opaque else { throw .reservedNotZero(offset: 8) }
-        return GetRequest(keys: keys, level: level, layout: options == 1 ? layout : nil)
+        let checksLayout = options & layoutOption != 0
+        guard checksLayout || layout == .opaque else { throw .reservedNotZero(offset: 8) }
+        return GetRequest(
+            keys: keys, level: level, layout: checksLayout ? layout : nil, range: range)
+    }
+}
+
+extension ByteRange {
+    fileprivate static func decode(_ reader: inout FieldReader) throws(WireFault) -> ByteRange {
+        let offset = try reader.read(UInt64.self)
+        let byteCount = try reader.read(UInt64.self)
+        guard byteCount > 0 else { throw .badValue(offset: reader.offset) }
+        return ByteRange(offset: offset, byteCount: byteCount)
     }
 }
 
 /// What is told of a chunk: the body of GET's `ok` frames and of STAT for a chunk. A value.
+///
+/// In the answer to a GET with a range, `chunkByteCount` is still the whole chunk's, and `checksum`
+/// that of the payload: of the range's bytes.
 package struct ChunkAnswer: Hashable, Sendable {
     package static let byteCount = 48
 

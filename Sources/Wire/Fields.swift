@@ -69,6 +69,12 @@ package struct FieldWriter {
         append(contentsOf: text.utf8.prefix(byteCount))
     }
 
+    /// Appends `u16 byte count ‖ text`; traps when the text has more than 65,535 bytes.
+    package mutating func append(longText text: String) {
+        append(UInt16(text.utf8.count))
+        append(contentsOf: text.utf8)
+    }
+
     /// Appends an error text (docs/protocol.md, section 2), cut to its limit between characters.
     package mutating func append(errorText text: String) {
         let byteCount = text.utf8Count(atMost: Limits.messageByteCountMax)
@@ -131,6 +137,18 @@ package struct FieldReader {
         byteCountMax: Int = 255
     ) throws(WireFault) -> String {
         let count = Int(try read(UInt8.self))
+        guard count <= byteCountMax else { throw .fieldTooLong(offset: offset) }
+        guard let text = String(validating: try readBytes(count), as: UTF8.self) else {
+            throw .notText(offset: offset)
+        }
+        return text
+    }
+
+    /// Reads `u16 byte count ‖ text` of at most `byteCountMax` bytes; bad UTF-8 is refused.
+    package mutating func readLongText(
+        byteCountMax: Int = Int(UInt16.max)
+    ) throws(WireFault) -> String {
+        let count = Int(try read(UInt16.self))
         guard count <= byteCountMax else { throw .fieldTooLong(offset: offset) }
         guard let text = String(validating: try readBytes(count), as: UTF8.self) else {
             throw .notText(offset: offset)

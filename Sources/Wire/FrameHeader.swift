@@ -16,6 +16,9 @@ package enum Verb: UInt8, CaseIterable, Sendable {
     case reserve = 0x22
     case commit = 0x23
     case abort = 0x24
+    case pin = 0x30
+    case unpin = 0x31
+    case control = 0x60
 }
 
 /// The flags of a frame.
@@ -44,7 +47,7 @@ extension Status {
         case .unauthorized, .malformed, .versionMismatch, .helloRequired, .shuttingDown, .internal:
             true
         case .ok, .notFound, .exists, .busy, .tooLarge, .deadlineExceeded, .checksumMismatch,
-            .unsupported, .noLease, .limitExceeded, .layoutMismatch:
+            .unsupported, .noLease, .limitExceeded, .layoutMismatch, .notDurable:
             false
         }
     }
@@ -178,12 +181,17 @@ package struct FrameHeader: Hashable, Sendable {
         }
     }
 
-    /// Whether the body of this answer to GET begins with the index of a key: it is about one key
-    /// of the batch. Otherwise it is an error text about the request as a whole.
-    package var answersOneKey: Bool {
+    /// Tells whether the body of this answer to GET begins with the index of a key.
+    ///
+    /// - Parameter hasRange: whether the request asked for a range of each chunk (and for a sound
+    ///   number of keys); only then can a single chunk fail with `limitExceeded`.
+    /// - Returns: whether it is about one key of the batch; else the body is an error text about
+    ///   the request as a whole.
+    package func answersOneKey(ofRange hasRange: Bool) -> Bool {
         guard !flags.contains(.finalBad) else { return false }
         return switch status {
         case .ok, .notFound, .layoutMismatch, .deadlineExceeded: true
+        case .limitExceeded: hasRange
         default: false
         }
     }

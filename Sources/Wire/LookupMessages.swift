@@ -38,6 +38,8 @@ package struct LookupRecord: Hashable, Sendable {
     package static let byteCount = 24
     /// The RAM tier's number.
     package static let ramTier: UInt8 = 1
+    /// The SSD tier's number: of a chunk that is not in RAM.
+    package static let ssdTier: UInt8 = 2
 
     package var status: Status
     package var tier: UInt8
@@ -102,7 +104,7 @@ package struct LookupAnswer: Sendable {
     }
 }
 
-/// The body of DELETE. Reads its keys in place.
+/// The body of DELETE, and of UNPIN. Reads its keys in place.
 package struct DeleteRequest {
     package static let fixedByteCount = 8
 
@@ -124,22 +126,56 @@ package struct DeleteRequest {
     }
 }
 
-/// The body of DELETE's answer, as a client reads it. A value.
-package struct DeleteAnswer: Sendable {
-    package var deletedCount: Int
+/// The body of PIN. Reads its keys in place.
+package struct PinRequest {
+    package static let fixedByteCount = 16
+
+    /// How long the chunks are to be kept, from now: 1 to `Limits.pinMillisecondsMax`.
+    package let milliseconds: UInt64
+    package let keys: KeyList
+
+    /// Writes the fixed part; the keys follow.
+    package static func encode(
+        _ writer: inout FieldWriter, keyCount: Int, milliseconds: UInt64
+    ) {
+        writer.append(UInt16(keyCount))
+        writer.append(zeros: 6)
+        writer.append(milliseconds)
+    }
+
+    package static func decode(_ body: PinnedBytes) throws(WireFault) -> PinRequest {
+        var reader = FieldReader(body)
+        let keyCount = try reader.readKeyCount(atLeast: 1)
+        try reader.readReserved(6)
+        let milliseconds = try reader.read(UInt64.self)
+        let keys = try KeyList(&reader, count: keyCount)
+        try reader.finish()
+        guard (1...Limits.pinMillisecondsMax).contains(milliseconds) else {
+            throw .badPinMilliseconds(milliseconds)
+        }
+        return PinRequest(milliseconds: milliseconds, keys: keys)
+    }
+}
+
+/// The body of the answers to DELETE, PIN and UNPIN, as a client reads it. A value.
+package struct KeyStatusesAnswer: Sendable {
+    /// How many of the keys have the status `ok`; no more is made sure here than that there are so
+    /// many keys.
+    package var okCount: Int
+    /// In the order of the request's keys.
     package var statuses: [Status]
 
-    package static func decode(_ body: PinnedBytes) throws(WireFault) -> DeleteAnswer {
+    package static func decode(_ body: PinnedBytes) throws(WireFault) -> KeyStatusesAnswer {
         var reader = FieldReader(body)
-        let deletedCount = Int(try reader.read(UInt32.self))
+        let okCount = Int(try reader.read(UInt32.self))
         let keyCount = Int(try reader.read(UInt32.self))
-        guard keyCount <= Limits.batchKeyCountMax, deletedCount <= keyCount else {
+        guard keyCount <= Limits.batchKeyCountMax, okCount <= keyCount else {
             throw .badCount(keyCount)
         }
         var statuses: [Status] = []
         for _ in 0..<keyCount { statuses.append(try reader.readStatus()) }
         try reader.finish()
-        return DeleteAnswer(deletedCount: deletedCount, statuses: statuses)
+        return KeyStatusesAnswer(okCount: okCount, statuses: statuses)
     }
 }
 

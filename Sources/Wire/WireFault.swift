@@ -33,11 +33,13 @@ package enum WireFault: Error, Hashable, Sendable {
     case rangeOutsideRegion(UInt64, byteCount: UInt64)
     /// A batch is empty, or larger than HELLO announced.
     case badCount(Int)
+    /// A pin for no time, or for longer than pins may last.
+    case badPinMilliseconds(UInt64)
     /// A verb that this version does not define, or not yet.
     case unknownVerb(UInt8)
     /// A flag that a frame of this kind cannot have.
     case unknownFlags(UInt16)
-    /// A level, mode, scope, option or acknowledgement that is not offered.
+    /// A level, mode, scope, option, acknowledgement or operation that is not offered.
     case notOffered
     /// The chunk is larger than chunks may be.
     case badChunkByteCount(UInt64)
@@ -51,7 +53,7 @@ package enum WireFault: Error, Hashable, Sendable {
             .malformed
         case .badVersion: .versionMismatch
         case .unknownVerb, .unknownFlags, .notOffered: .unsupported
-        case .badCount: .limitExceeded
+        case .badCount, .badPinMilliseconds: .limitExceeded
         case .badChunkByteCount: .tooLarge
         }
     }
@@ -92,10 +94,12 @@ package enum WireFault: Error, Hashable, Sendable {
             "\(byteCount) bytes at \(offset) are not within the shared region"
         case .badCount(let count):
             "\(count) keys or leases: send 1 to \(Limits.batchKeyCountMax)"
+        case .badPinMilliseconds(let milliseconds):
+            "a pin of \(milliseconds) ms: ask for 1 to \(Limits.pinMillisecondsMax)"
         case .unknownVerb(let verb): "verb \(verb) is not offered: see HELLO's version"
         case .unknownFlags(let flags): "flags \(flags) have no meaning here: send 0"
         case .notOffered:
-            "this level, mode, scope, option or acknowledgement is not offered: use 0"
+            "this level, mode, scope, option, acknowledgement or operation is not offered here"
         case .badChunkByteCount(let count):
             "a chunk of \(count) bytes: send at most \(Limits.chunkByteCountMax)"
         }

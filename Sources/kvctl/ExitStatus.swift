@@ -100,7 +100,7 @@ struct Failure: Error {
         case .deadlineExceeded: .deadline
         case .internal, .malformed, .helloRequired: .defect
         case .busy, .tooLarge, .unauthorized, .unsupported, .versionMismatch, .noLease,
-            .shuttingDown, .limitExceeded:
+            .shuttingDown, .limitExceeded, .notDurable:
             .refused
         }
     }
@@ -122,6 +122,7 @@ struct Failure: Error {
         case .versionMismatch: "Use a kvctl of the daemon's version"
         case .shuttingDown: "The daemon is stopping: try again when it runs"
         case .limitExceeded: "Ask for less at once"
+        case .notDurable: "It is done in memory only: kvctl ssd status tells the tier's state"
         default: "The daemon's log tells more"
         }
     }

@@ -56,6 +56,7 @@ import Testing
             .checksumMismatch: 6, .unauthorized: 7, .unsupported: 8, .malformed: 9,
             .versionMismatch: 10, .helloRequired: 11, .noLease: 12, .shuttingDown: 13,
             .limitExceeded: 14, .layoutMismatch: 15, .internal: 16,
+            .notDurable: 17,
         ]
         #expect(numbers.count == Status.allCases.count)
         for (status, number) in numbers { #expect(status.rawValue == number) }

@@ -334,7 +334,9 @@ import Testing
             #expect(plain.byteCount == 8)
             #expect(plain.descriptor == nil)
             #expect(client.peerDescription == "unix:pid=\(getpid()),uid=\(getuid())")
+            #expect(server.peerUser == getuid())
             client.close()
+            #expect(client.peerUser == nil)
             server.close()
 
             let (near, far) = try await connectedPair(reactor, Family.tcp4.address)
@@ -343,6 +345,7 @@ import Testing
             }
             #expect(refused == .system(EOPNOTSUPP))
             #expect(near.peerDescription.hasPrefix("tcp:127.0.0.1:"))
+            #expect(near.peerUser == nil)
             near.close()
             far.close()
         }

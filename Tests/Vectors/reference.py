@@ -25,6 +25,7 @@ VERSION = 1
 BODY_BYTE_COUNT_MAX = 65_536
 BATCH_KEY_COUNT_MAX = 1_024
 RELEASED_LEASE_COUNT_MAX = 1_024
+PIN_MS_MAX = 1 << 40
 CHUNK_BYTE_COUNT_MAX = 1 << 28
 PAYLOAD_BYTE_COUNT_MAX = CHUNK_BYTE_COUNT_MAX + 8
 FOR_EVER = (1 << 64) - 1
@@ -34,21 +35,25 @@ RESPONSE, MORE, FINAL_BAD = 1, 2, 4
 VERBS = {
     "HELLO": 0x01, "PING": 0x02, "PUT": 0x10, "GET": 0x11, "LOOKUP": 0x12, "DELETE": 0x13,
     "STAT": 0x14, "LEASE": 0x20, "RELEASE": 0x21, "RESERVE": 0x22, "COMMIT": 0x23, "ABORT": 0x24,
+    "PIN": 0x30, "UNPIN": 0x31, "CONTROL": 0x60,
 }
 RESERVED_VERBS = {
-    "PIN": 0x30, "UNPIN": 0x31, "TOUCH": 0x32, "BLEND": 0x40, "FEEDBACK": 0x41,
+    "TOUCH": 0x32, "BLEND": 0x40, "FEEDBACK": 0x41,
     "PREFETCH": 0x42, "SUBSCRIBE": 0x50, "LOCATE": 0x51,
 }
 STATUSES = [
     "ok", "notFound", "exists", "busy", "tooLarge", "deadlineExceeded", "checksumMismatch",
     "unauthorized", "unsupported", "malformed", "versionMismatch", "helloRequired", "noLease",
     "shuttingDown", "limitExceeded", "layoutMismatch", "internal",
+    "notDurable",
 ]
 CLOSING = {
     "unauthorized", "malformed", "versionMismatch", "helloRequired", "shuttingDown", "internal",
 }
 # Answers to GET that are about one key of the batch.
 OF_ONE_KEY = {"ok", "notFound", "layoutMismatch", "deadlineExceeded"}
+# With option bit 1 of GET, a range follows the layout id.
+CHECK_LAYOUT, RANGE = 1, 2
 
 
 class Refusal(Exception):
@@ -173,6 +178,10 @@ KEYS = range(1, BATCH_KEY_COUNT_MAX + 1)
 OR_NONE = range(0, BATCH_KEY_COUNT_MAX + 1)
 
 
+def limited(size, allowed):
+    return Number(size, allowed=allowed, refusal="limitExceeded")
+
+
 def choice(size, *values):
     return Number(size, allowed=values, refusal="unsupported")
 
@@ -181,7 +190,7 @@ def choice(size, *values):
 
 PUT_BODY = [
     ("key", KEY), ("layout", LAYOUT), ("chunk_byte_count", U64), ("time_to_live_ms", U32),
-    ("level", choice(1, 0)), ("acknowledge", choice(1, 0)), (None, Reserved(2)),
+    ("level", choice(1, 0)), ("acknowledge", choice(1, 0, 1)), (None, Reserved(2)),
     (None, Reserved(8)),
 ]
 
@@ -195,7 +204,8 @@ BODIES_OF_REQUESTS = {
     "PUT": PUT_BODY,
     "GET": [
         ("key_count", Count(2, "keys", KEYS)), ("level", choice(1, 0, 255)),
-        ("options", choice(1, 0, 1)), (None, Reserved(4)), ("layout", LAYOUT),
+        ("options", choice(1, 0, 1, 2, 3)), (None, Reserved(4)), ("layout", LAYOUT),
+        # With option bit 1 a range comes here; see `body_fields`.
         ("keys", List(KEY)),
     ],
     "LOOKUP": [
@@ -218,12 +228,30 @@ BODIES_OF_REQUESTS = {
     "RESERVE": PUT_BODY,
     "COMMIT": [("reservation_id", U64), ("checksum", U64)],
     "ABORT": [("reservation_id", U64)],
+    "PIN": [
+        ("key_count", Count(2, "keys", KEYS)), (None, Reserved(6)),
+        ("pin_ms", limited(8, range(1, PIN_MS_MAX + 1))), ("keys", List(KEY)),
+    ],
+    "UNPIN": [
+        ("key_count", Count(2, "keys", KEYS)), (None, Reserved(6)), ("keys", List(KEY)),
+    ],
+    "CONTROL": [
+        ("operation", choice(2, 1, 2, 3)), (None, Reserved(6)), ("argument", Sized(2, 4_096)),
+    ],
 }
+
+RANGE_FIELDS = [("range_offset", U64), ("range_byte_count", Number(8, range(1, 1 << 64)))]
 
 CHUNK_BODY = [
     ("index", U32), ("level", U8), (None, Reserved(3)),
     ("chunk_byte_count", Number(8, allowed=range(1, CHUNK_BYTE_COUNT_MAX + 1))),
     ("checksum", U64), ("layout", LAYOUT), ("time_to_live_ms", U64),
+]
+
+PINNED_BODY = [
+    ("ok_count", U32),
+    ("key_count", Count(4, "statuses", range(0, BATCH_KEY_COUNT_MAX + 1), "malformed")),
+    ("statuses", List(U16)),
 ]
 
 BODIES_OF_ANSWERS = {
@@ -271,6 +299,12 @@ BODIES_OF_ANSWERS = {
     ],
     "COMMIT": [],
     "ABORT": [],
+    "PIN": PINNED_BODY,
+    "UNPIN": PINNED_BODY,
+    "CONTROL": [
+        ("pair_count", Count(2, "texts", range(0, BODY_BYTE_COUNT_MAX), "malformed")),
+        ("texts", List([("name", Sized(1, 255)), ("text", Sized(2, 65_535))])),
+    ],
 }
 
 ERROR_TEXT = ("error_text", Sized(2, 512, repairs=True))
@@ -317,13 +351,17 @@ def read_fields(fields, reader):
     return body
 
 
-def body_fields(verb, is_answer, status="ok", flags=0, scope=0):
-    """The table for the body of a frame."""
+def body_fields(verb, is_answer, status="ok", flags=0, scope=0, options=0, has_range=False):
+    """The table for the body of a frame. `scope` and `options` are a request's own; `scope` and
+    `has_range` of an answer tell what was asked for."""
     if not is_answer:
         fields = BODIES_OF_REQUESTS[verb]
+        if verb == "GET" and options & RANGE:
+            return fields[:-1] + RANGE_FIELDS + fields[-1:]
         return fields + [("key", KEY)] if verb == "STAT" and scope == 1 else fields
     if status != "ok":
-        is_item = verb == "GET" and status in OF_ONE_KEY and not flags & FINAL_BAD
+        is_of_key = status in OF_ONE_KEY or (has_range and status == "limitExceeded")
+        is_item = verb == "GET" and is_of_key and not flags & FINAL_BAD
         return [("index", U32), ERROR_TEXT] if is_item else [ERROR_TEXT]
     return CHUNK_BODY if verb == "STAT" and scope == 1 else BODIES_OF_ANSWERS[verb]
 
@@ -366,15 +404,15 @@ class Frame:
 
 
 def encode_request(verb, request_id=0, deadline_ms=0, payload_byte_count=0, **body):
-    fields = body_fields(verb, False, scope=body.get("scope", 0))
+    fields = body_fields(verb, False, scope=body.get("scope", 0), options=body.get("options", 0))
     return Frame(
         VERBS[verb], 0, request_id, deadline_ms, 0, payload_byte_count,
         write_fields(fields, body)).encode()
 
 
 def encode_answer(verb, request_id=0, status="ok", flags=0, payload_byte_count=0, **body):
-    scope = body.pop("scope", 0)
-    fields = body_fields(verb, True, status, flags, scope)
+    scope, has_range = body.pop("scope", 0), body.pop("has_range", False)
+    fields = body_fields(verb, True, status, flags, scope, has_range=has_range)
     return Frame(
         VERBS[verb], flags | RESPONSE, request_id, 0, STATUSES.index(status),
         payload_byte_count, write_fields(fields, body)).encode()
@@ -415,13 +453,15 @@ def decode_request(data):
     if verb != "PUT" and frame.payload_byte_count:
         raise Refusal("malformed", "payload")
     scope = frame.body[0] if verb == "STAT" and frame.body else 0
-    body = decode_body(frame, body_fields(verb, False, scope=scope))
+    options = frame.body[3] if verb == "GET" and len(frame.body) > 3 else 0
+    body = decode_body(frame, body_fields(verb, False, scope=scope, options=options))
     check_request(verb, body, frame.payload_byte_count)
     return frame
 
 
-def decode_answer(data, scope=0):
-    """As a client: the answer in `data` (header and body), or a Refusal: close."""
+def decode_answer(data, scope=0, range_byte_count=None):
+    """As a client: the answer in `data` (header and body), or a Refusal: close. `scope` and
+    `range_byte_count` are those of the STAT or GET that is answered."""
     frame = decode_header(data)
     verb, status = frame.verb_name, frame.status_name
     if not frame.flags & RESPONSE or frame.flags & ~(RESPONSE | MORE | FINAL_BAD):
@@ -432,14 +472,23 @@ def decode_answer(data, scope=0):
         raise Refusal("malformed", "deadline")
     if verb is None and status == "ok":
         raise Refusal("malformed", "verb")
-    body = decode_body(frame, body_fields(verb, True, status, frame.flags, scope))
-    expected = body["chunk_byte_count"] if verb == "GET" and status == "ok" else 0
+    has_range = range_byte_count is not None
+    body = decode_body(
+        frame, body_fields(verb, True, status, frame.flags, scope, has_range=has_range))
+    is_chunk = verb == "GET" and status == "ok"
+    expected = body["chunk_byte_count"] if is_chunk else 0
+    if is_chunk and has_range:
+        if range_byte_count > body["chunk_byte_count"]:
+            raise Refusal("malformed", "a range of more than the chunk")
+        expected = range_byte_count
     if frame.payload_byte_count != expected:
         raise Refusal("malformed", "payload byte count")
     if verb == "LOOKUP" and status == "ok" and body["prefix_count"] > len(body["records"]):
         raise Refusal("malformed", "prefix count")
     if verb == "DELETE" and status == "ok" and body["deleted_count"] > len(body["statuses"]):
         raise Refusal("malformed", "deleted count")
+    if verb in ("PIN", "UNPIN") and status == "ok" and body["ok_count"] > len(body["statuses"]):
+        raise Refusal("malformed", "ok count")
     return frame
 
 
@@ -458,7 +507,7 @@ def check_request(verb, body, payload_byte_count):
             raise Refusal("malformed", "versions")
         if not body["lowest_version"] <= VERSION <= body["highest_version"]:
             raise Refusal("versionMismatch", "versions")
-    if verb == "GET" and not body["options"] & 1 and body["layout"] != "00" * 16:
+    if verb == "GET" and not body["options"] & CHECK_LAYOUT and body["layout"] != "00" * 16:
         raise Refusal("malformed", "layout id without its option")
     if verb in ("PUT", "RESERVE"):
         if body["chunk_byte_count"] == 0:

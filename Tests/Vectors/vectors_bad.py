@@ -4,22 +4,32 @@
 import reference as r
 import vectors_good as good
 
-VERB_NUMBERS = {**r.VERBS, **r.RESERVED_VERBS}
+# What was refused with `unsupported` until it was defined.
+OUTGROWN = {
+    "verb: PIN is reserved", "verb: UNPIN is reserved", "put: acknowledge 1",
+    "reserve: acknowledge 1", "get: option bit 1",
+}
 
 
 class Bad:
     def __init__(self, decode):
-        self.decode, self.vectors = decode, []
+        self.decode, self.vectors, self.outgrown = decode, [], []
 
-    def add(self, name, frame, status="malformed", scope=0, closes=None, zeros=0):
+    def add(self, name, frame, status="malformed", scope=0, closes=None, zeros=0,
+            range_byte_count=None):
         """`zeros` zero bytes follow the frame's hexadecimal digits, to keep the file small."""
+        if name in OUTGROWN:
+            self.add_outgrown(name, frame, status)
+            return
         try:
-            decoded = self.decode(frame + bytes(zeros), scope)
+            decoded = self.decode(frame + bytes(zeros), scope, range_byte_count)
         except r.Refusal as refusal:
             assert refusal.status == status, (name, refusal)
         else:
             raise AssertionError(f"{name}: accepted as {decoded}")
         vector = {"name": name, "frame": frame.hex(), "zeros": zeros, "scope": scope}
+        if range_byte_count is not None:
+            vector["range_byte_count"] = range_byte_count
         if self.decode is decode_request:
             large = int.from_bytes(frame[32:40], "little") > r.PAYLOAD_BYTE_COUNT_MAX
             vector["status"] = status
@@ -27,7 +37,17 @@ class Bad:
         self.vectors.append(vector)
 
 
-def decode_request(frame, _):
+    def add_outgrown(self, name, frame, status):
+        try:
+            self.decode(frame, 0, None)
+        except r.Refusal as refusal:
+            assert refusal.status != status, f"{name} is refused as ever"
+        self.outgrown.append({
+            "name": name, "frame": frame.hex(), "zeros": 0, "scope": 0, "status": status,
+            "closes": False})
+
+
+def decode_request(frame, _scope, _range_byte_count):
     return r.decode_request(frame)
 
 
@@ -79,21 +99,23 @@ def cuts(frame, fields, element_byte_counts):
 def lengths(bad, vector, is_answer, element_byte_count):
     """Truncated at each field, one byte short, and one byte long; the header agrees each time."""
     frame, name, scope = frame_of(vector), vector["name"], vector.get("scope", 0)
+    asked = {"scope": scope, "range_byte_count": vector.get("range_byte_count")}
     frame.fields = vector["fields"]
     status = vector.get("status", "ok")
     request_scope = frame.fields.get("scope", 0)
     fields = r.body_fields(
-        vector["verb"], is_answer, status, frame.flags, scope if is_answer else request_scope)
+        vector["verb"], is_answer, status, frame.flags, scope if is_answer else request_scope,
+        frame.fields.get("options", 0), "range_byte_count" in vector)
     offsets = cuts(frame, fields, [element_byte_count] if element_byte_count else [])
     for offset in sorted({*offsets, len(frame.body) - 1} - {-1}):
         bad.add(f"{name}: ends after {offset} bytes", with_body(frame, frame.body[:offset]),
-                scope=scope)
-    bad.add(f"{name}: a byte behind", with_body(frame, frame.body + b"\0"), scope=scope)
+                **asked)
+    bad.add(f"{name}: a byte behind", with_body(frame, frame.body + b"\0"), **asked)
     if frame.body:
         bad.add(f"{name}: the largest body", with_body(
             frame, frame.body + bytes(r.BODY_BYTE_COUNT_MAX - len(frame.body)))[
                 : r.HEADER_BYTE_COUNT + len(frame.body)],
-            scope=scope, zeros=r.BODY_BYTE_COUNT_MAX - len(frame.body))
+            **asked, zeros=r.BODY_BYTE_COUNT_MAX - len(frame.body))
 
 
 def reserved(bad, vector, is_answer):
@@ -101,14 +123,16 @@ def reserved(bad, vector, is_answer):
     frame, scope = frame_of(vector), vector.get("scope", 0)
     fields = r.body_fields(
         vector["verb"], is_answer, vector.get("status", "ok"), frame.flags,
-        scope if is_answer else vector["fields"].get("scope", 0))
+        scope if is_answer else vector["fields"].get("scope", 0),
+        vector["fields"].get("options", 0), "range_byte_count" in vector)
     offset = 0
     for name, kind in fields:
         size = len(r.write_fields([(name, kind)], vector["fields"]))
         if isinstance(kind, r.Reserved) and not kind.ignored:
             for index in (offset, offset + size - 1):
                 bad.add(f"{vector['name']}: reserved byte {index}",
-                        spoilt(frame, index, b"\x01"), scope=scope)
+                        spoilt(frame, index, b"\x01"), scope=scope,
+                        range_byte_count=vector.get("range_byte_count"))
                 if size == 1:
                     break
         offset += size
@@ -122,7 +146,7 @@ def flags_and_verbs(bad, ping):
     for bit in range(16):
         frame = r.Frame(ping.verb, 1 << bit, 7, 1_000)
         bad.add(f"flags: bit {bit}", frame.encode(), "unsupported")
-    for name, number in r.RESERVED_VERBS.items():
+    for name, number in {"PIN": 0x30, "UNPIN": 0x31, **r.RESERVED_VERBS}.items():
         bad.add(f"verb: {name} is reserved", r.Frame(number, 0, 7).encode(), "unsupported")
     for number in (0x00, 0x03, 0x0F, 0x15, 0x25, 0x52, 0x7F, 0x80, 0xFF):
         bad.add(f"verb: {number:#04x}", r.Frame(number, 0, 7).encode(), "unsupported")
@@ -149,6 +173,8 @@ def counts_that_lie(bad, requests):
     lists = {
         "get: three keys of a layout": [0], "lookup: mode 0": [0], "delete: five keys": [0],
         "lease: keys and released ids": [0, 2], "release: several": [0],
+        "pin: three keys, shortest": [0], "unpin: five keys": [0],
+        "get: a range, options 3": [0],
     }
     for name, offsets in lists.items():
         frame = frame_of(requests[name])
@@ -162,7 +188,8 @@ def counts_that_lie(bad, requests):
                         spoilt(frame, offset, lie.to_bytes(2, "little")), "limitExceeded")
     for name, size in (
         ("get: three keys of a layout", 24), ("lookup: mode 0", 8), ("delete: five keys", 8),
-        ("release: several", 8),
+        ("release: several", 8), ("pin: three keys, shortest", 16), ("unpin: five keys", 8),
+        ("get: a range, options 3", 40),
     ):
         frame = frame_of(requests[name])
         empty = b"\0\0" + frame.body[2:size]
@@ -195,6 +222,32 @@ def choices(bad, requests):
     for scope in (2, 255):
         bad.add(f"stat: scope {scope}", spoilt(frame, 0, bytes([scope])), "unsupported")
     bad.add("stat: the node, with a key", with_body(frame, frame.body + bytes(32)))
+
+
+def ranges_and_pins(bad, requests):
+    frame = frame_of(requests["get: a range, options 2"])
+    bad.add("get: a range of no bytes", spoilt(frame, 32, bytes(8)))
+    bad.add("get: a range, and a layout without its option", spoilt(frame, 8, b"\x01"))
+    bad.add("get: the range without its option", spoilt(frame, 3, b"\0"))
+    for bit in range(2, 8):
+        bad.add(f"get: a range, and option bit {bit}", spoilt(frame, 3, bytes([2 | 1 << bit])),
+                "unsupported")
+    frame = frame_of(requests["pin: three keys, shortest"])
+    for milliseconds in (0, r.PIN_MS_MAX + 1, (1 << 64) - 1):
+        bad.add(f"pin: for {milliseconds} ms", spoilt(
+            frame, 8, milliseconds.to_bytes(8, "little")), "limitExceeded")
+
+
+def controls(bad, requests):
+    frame = frame_of(requests["control: ssd evacuate"])
+    for operation in (0, 4, 65_535):
+        bad.add(f"control: operation {operation}", spoilt(
+            frame, 0, operation.to_bytes(2, "little")), "unsupported")
+    bad.add("control: an argument that is not UTF-8", spoilt(frame, 10, b"\xff"))
+    head = frame.body[:8]
+    bad.add("control: an argument of 4,097 bytes", with_body(
+        frame, head + (4_097).to_bytes(2, "little") + b"a" * 4_097))
+    bad.add("control: the argument says 65,535 bytes", with_body(frame, head + b"\xff\xff"))
 
 
 def chunks(bad, requests):
@@ -239,11 +292,13 @@ LENGTHS_OF_REQUESTS = {
     "hello: everything said": 0, "ping": 0, "put: one byte": 0, "get: three keys of a layout": 32,
     "lookup: mode 0": 32, "delete: five keys": 32, "stat: the node": 0, "stat: a chunk": 0,
     "lease: keys and released ids": 32, "release: several": 8, "reserve: one byte": 0,
-    "commit": 0, "abort": 0,
+    "commit": 0, "abort": 0, "get: a range, options 3": 32, "pin: three keys, shortest": 32,
+    "unpin: five keys": 32, "control: ssd scrub at a rate": 0, "put: when on stable storage": 0,
 }
 
 
 def bad_requests():
+    """Those, and the ones that are outgrown."""
     bad = Bad(decode_request)
     requests = by_name(good.requests())
     headers(bad, frame_of(requests["put: as in docs/protocol.md"]))
@@ -255,14 +310,19 @@ def bad_requests():
     choices(bad, requests)
     chunks(bad, requests)
     hellos(bad, requests)
-    return bad.vectors
+    ranges_and_pins(bad, requests)
+    controls(bad, requests)
+    assert {vector["name"] for vector in bad.outgrown} == OUTGROWN
+    return bad.vectors, bad.outgrown
 
 
 LENGTHS_OF_ANSWERS = {
     "hello": 0, "ping": 0, "put": 0, "get: the only chunk": 0, "get: one key, notFound": 0,
     "lookup: every key, some absent": 24, "delete: some": 2, "stat: the node": 8,
     "stat: a chunk": 0, "lease: granted, absent, refused": 48, "release": 0, "reserve": 0,
-    "commit": 0, "abort": 0, "put: busy": 0,
+    "commit": 0, "abort": 0, "put: busy": 0, "get: a range": 0,
+    "get: a range, one key, limitExceeded": 0, "pin: some": 2, "unpin: some": 2,
+    "control: ssd status": 0,
 }
 
 
@@ -303,6 +363,14 @@ def flags_of_answers(bad, answers):
     for payload in (0, 11, 13, r.CHUNK_BYTE_COUNT_MAX + 1, (1 << 64) - 1):
         get.payload_byte_count = payload
         bad.add(f"get: 12 bytes, in a payload of {payload}", get.encode())
+    ranged = frame_of(answers["get: a range"])
+    bad.add("get: a range that was not asked for", ranged.encode())
+    for payload in (0, 3, 5, 12):
+        ranged.payload_byte_count = payload
+        bad.add(f"get: a range of 4 bytes, in a payload of {payload}", ranged.encode(),
+                range_byte_count=4)
+    ranged.payload_byte_count = 13
+    bad.add("get: a range of 13 bytes of 12", ranged.encode(), range_byte_count=13)
     missing = frame_of(answers["get: one key, notFound"])
     missing.payload_byte_count = 1
     bad.add("get: notFound with a payload", missing.encode())
@@ -316,6 +384,7 @@ def records_of_answers(bad, answers):
     for name, offset, count in (
         ("lookup: every key, some absent", 4, 3), ("delete: some", 4, 2),
         ("stat: the node", 0, 3), ("lease: granted, absent, refused", 0, 3),
+        ("pin: some", 4, 3), ("unpin: some", 4, 3),
     ):
         frame = frame_of(answers[name])
         for lie in (0, count - 1, count + 1, 1_025, (1 << 31), (1 << 32) - 1):
@@ -325,6 +394,16 @@ def records_of_answers(bad, answers):
         frame_of(answers["lookup: every key, some absent"]), 0, b"\x04"))
     bad.add("delete: more deleted than asked for", spoilt(
         frame_of(answers["delete: some"]), 0, b"\x03"))
+    for verb in ("pin", "unpin"):
+        bad.add(f"{verb}: more ok than asked for", spoilt(
+            frame_of(answers[f"{verb}: some"]), 0, b"\x04"))
+    control = frame_of(answers["control: ssd status"])
+    for lie in (0, 2, 4, 65_535):
+        bad.add(f"control: ssd status: says {lie} pairs", spoilt(
+            control, 0, lie.to_bytes(2, "little")))
+    bad.add("control: a name that is not UTF-8", spoilt(control, 3, b"\xff"))
+    bad.add("control: a text that is not UTF-8", spoilt(
+        control, len(control.body) - 2 - 22 - 5, b"\xff"))
     busy = frame_of(answers["put: busy"])
     bad.add("text of 513 bytes", with_body(busy, b"\x01\x02" + b"t" * 513))
     bad.add("text says 65,535 bytes", spoilt(busy, 0, b"\xff\xff"))
@@ -335,4 +414,8 @@ def records_of_answers(bad, answers):
 
 
 def files():
-    return {"wire/bad-requests.json": bad_requests(), "wire/bad-answers.json": bad_answers()}
+    refused, outgrown = bad_requests()
+    return {
+        "wire/bad-requests.json": refused, "wire/bad-answers.json": bad_answers(),
+        "wire/outgrown-requests.json": outgrown,
+    }

@@ -39,12 +39,14 @@ class Requests:
         })
 
     def put(self, name, verb, chunk=None, chunk_byte_count=None, **fields):
-        fields = {"key": key(7), "layout": OPAQUE, "time_to_live_ms": 0, **fields}
         count = len(chunk) if chunk_byte_count is None else chunk_byte_count
+        fields = {
+            "chunk_byte_count": count, "level": 0, "acknowledge": 0, "key": key(7),
+            "layout": OPAQUE, "time_to_live_ms": 0, **fields,
+        }
         self.add(
             name, verb, payload=chunk if verb == "PUT" else None,
-            payload_byte_count=count + 8 if verb == "PUT" else 0,
-            chunk_byte_count=count, level=0, acknowledge=0, **fields)
+            payload_byte_count=count + 8 if verb == "PUT" else 0, **fields)
 
 
 def requests():
@@ -80,6 +82,7 @@ def requests():
             time_to_live_ms=60_000)
         put(f"{name}: largest time to live", verb, b"x", time_to_live_ms=ALL_ONES_32)
         put(f"{name}: largest chunk", verb, chunk_byte_count=r.CHUNK_BYTE_COUNT_MAX)
+        put(f"{name}: when on stable storage", verb, b"durable", acknowledge=1)
 
     for level in (255, 0):
         add(f"get: one key, level {level}", "GET", level=level, options=0, layout=OPAQUE,
@@ -90,6 +93,16 @@ def requests():
     add("get: the same key twice", "GET", level=255, options=0, layout=OPAQUE,
         keys=[key(5), key(5)])
     add("get: 1,024 keys", "GET", level=255, options=0, layout=OPAQUE, keys=keys(1_024))
+
+    for options, layout in ((2, OPAQUE), (3, LAYOUT)):
+        add(f"get: a range, options {options}", "GET", level=255, options=options, layout=layout,
+            keys=keys(2), range_offset=4_096, range_byte_count=100)
+    add("get: a range of the largest chunk's last byte", "GET", level=0, options=2, layout=OPAQUE,
+        keys=keys(1), range_offset=r.CHUNK_BYTE_COUNT_MAX - 1, range_byte_count=1)
+    add("get: a range that no chunk has", "GET", level=255, options=2, layout=OPAQUE,
+        keys=keys(1), range_offset=ALL_ONES_64, range_byte_count=ALL_ONES_64)
+    add("get: a range of 1,024 keys", "GET", level=255, options=3, layout=LAYOUT,
+        keys=keys(1_024), range_offset=0, range_byte_count=1)
 
     for mode in (0, 1):
         add(f"lookup: mode {mode}", "LOOKUP", mode=mode, keys=keys(3))
@@ -112,7 +125,22 @@ def requests():
     add("commit", "COMMIT", reservation_id=3, checksum=r.checksum(b"hello, chunk"))
     add("commit: all ones", "COMMIT", reservation_id=ALL_ONES_64, checksum=ALL_ONES_64)
     add("abort", "ABORT", reservation_id=3)
+    pins_and_control(add)
     return all_of_them.vectors
+
+
+def pins_and_control(add):
+    add("pin: one key", "PIN", pin_ms=600_000, keys=keys(1))
+    add("pin: three keys, shortest", "PIN", pin_ms=1, keys=keys(3))
+    add("pin: 1,024 keys, longest", "PIN", pin_ms=r.PIN_MS_MAX, keys=keys(1_024))
+    add("unpin: one key", "UNPIN", keys=keys(1))
+    add("unpin: five keys", "UNPIN", keys=keys(5))
+    add("unpin: 1,024 keys", "UNPIN", keys=keys(1_024))
+    add("control: ssd status", "CONTROL", operation=1, argument="")
+    add("control: ssd scrub", "CONTROL", operation=2, argument="")
+    add("control: ssd scrub at a rate", "CONTROL", operation=2, argument="100000000")
+    add("control: ssd evacuate", "CONTROL", operation=3, argument="/var/lib/kvstore/größer")
+    add("control: longest argument", "CONTROL", operation=3, argument="/" + "d" * 4_095)
 
 
 class Answers:
@@ -120,17 +148,20 @@ class Answers:
         self.vectors = []
 
     def add(self, name, verb, status="ok", request_id=1, flags=0, scope=0, payload=None,
-            payload_byte_count=None, **fields):
+            payload_byte_count=None, range_byte_count=None, **fields):
         if payload_byte_count is None:
             payload_byte_count = len(payload or b"")
         frame = r.encode_answer(
-            verb, request_id, status, flags, payload_byte_count, scope=scope, **fields)
-        decoded = r.decode_answer(frame, scope)
+            verb, request_id, status, flags, payload_byte_count, scope=scope,
+            has_range=range_byte_count is not None, **fields)
+        decoded = r.decode_answer(frame, scope, range_byte_count)
         assert decoded.fields == fields, (decoded.fields, fields)
         self.vectors.append({
             "name": name, "verb": verb, "request_id": request_id, "status": status,
             "status_number": r.STATUSES.index(status), "flags": flags | r.RESPONSE,
-            "closes": decoded.closes, "scope": scope, "payload_byte_count": payload_byte_count,
+            "closes": decoded.closes, "scope": scope,
+            **({} if range_byte_count is None else {"range_byte_count": range_byte_count}),
+            "payload_byte_count": payload_byte_count,
             "fields": fields, "frame": frame.hex(),
             "payload": None if payload is None else payload.hex(),
         })
@@ -160,6 +191,43 @@ def answers_to_lookups(add):
     add("lookup: 1,024 records", "LOOKUP", prefix_count=1_024, records=[there] * 1_024)
     add("delete: some", "DELETE", deleted_count=1, statuses=[0, 1])
     add("delete: none", "DELETE", deleted_count=0, statuses=[1])
+    add("delete: one of them not for ever", "DELETE", deleted_count=1, statuses=[0, 17, 1])
+    for verb in ("PIN", "UNPIN"):
+        name = verb.lower()
+        add(f"{name}: some", verb, ok_count=1, statuses=[0, 1, 17])
+        add(f"{name}: none", verb, ok_count=0, statuses=[1])
+        add(f"{name}: 1,024 keys", verb, ok_count=1_024, statuses=[0] * 1_024)
+    add("pin: more than the node allows", "PIN", ok_count=1, statuses=[0, 3])
+
+
+def answers_to_ranges(add, data):
+    part = data[3:7]
+    add("get: a range", "GET", payload=part, range_byte_count=4, **chunk(
+        data, checksum=r.checksum(part)))
+    add("get: a range, one of several", "GET", flags=r.MORE, payload=data[:1], range_byte_count=1,
+        **chunk(data, checksum=r.checksum(data[:1]), index=1_022, layout=LAYOUT))
+    add("get: a range that is the whole chunk", "GET", payload=data, range_byte_count=len(data),
+        **chunk(data))
+    for flags, name in ((0, "one key"), (r.MORE, "one key of several")):
+        add(f"get: a range, {name}, limitExceeded", "GET", "limitExceeded", flags=flags,
+            range_byte_count=4, index=2, error_text="the range ends behind the chunk")
+    add("get: a range, one key, notFound", "GET", "notFound", range_byte_count=4, index=0,
+        error_text="not stored")
+    add("get: a range, refused as a whole", "GET", "unsupported", range_byte_count=4,
+        error_text="no ranges here")
+
+
+def answers_to_control(add):
+    add("control: nothing to say", "CONTROL", texts=[])
+    add("control: ssd status", "CONTROL", texts=[
+        {"name": "ssd_directory_count", "text": "1"},
+        {"name": "ssd_directory_0_path", "text": "/var/lib/kvstore/größer"},
+        {"name": "ssd_directory_0_state", "text": ""}])
+    add("control: longest name and text", "CONTROL", texts=[
+        {"name": "x" * 255, "text": "t" * 65_000}])
+    add("control: not the operator", "CONTROL", "unauthorized", flags=r.FINAL_BAD,
+        error_text="only root and the daemon's own user may")
+    add("control: no such tier", "CONTROL", "unsupported", error_text="there is no SSD tier")
 
 
 def answers_of_shared_memory(add):
@@ -220,6 +288,7 @@ def answers():
     for status in ("limitExceeded", "busy", "shuttingDown"):
         add(f"get: refused as a whole, {status}", "GET", status, error_text="send fewer keys")
 
+    answers_to_ranges(add, data)
     answers_to_lookups(add)
     add("stat: the node", "STAT", pairs=[
         {"name": "memory_budget_bytes", "value": 1 << 40}, {"name": "a", "value": 0},
@@ -228,6 +297,7 @@ def answers():
     add("stat: a chunk", "STAT", scope=1, **chunk(data))
     add("stat: no such chunk", "STAT", "notFound", scope=1, error_text="not stored")
     answers_of_shared_memory(add)
+    answers_to_control(add)
 
     for status in r.STATUSES[1:]:
         add(f"put: {status}", "PUT", status, error_text=f"{status}: what to do")

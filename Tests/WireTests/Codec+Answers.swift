@@ -26,11 +26,15 @@ extension Codec {
                     timeToLiveMilliseconds: record.timeToLiveMs!
                 ).encode(&writer)
             }
-        case .delete:
+        case .delete, .pin, .unpin:
             let statuses = try fields.unwrapped(\.statuses)
-            writer.append(try fields.unwrapped(\.deletedCount))
+            writer.append(
+                try fields.unwrapped(verb == .delete ? \.deletedCount : \.okCount))
             writer.append(UInt32(statuses.count))
             for status in statuses { writer.append(status) }
+        case .control:
+            ControlAnswer(pairs: try fields.unwrapped(\.texts).map { ($0.name, $0.text) })
+                .encode(&writer)
         case .stat where fields.pairs == nil: try chunk(fields).encode(&writer)
         case .stat:
             StatAnswer(pairs: try fields.unwrapped(\.pairs).map { ($0.name, $0.value) })
@@ -116,7 +120,7 @@ extension Fields {
         chunkByteCount = UInt64(put.chunkByteCount)
         timeToLiveMs = UInt64(put.timeToLiveMilliseconds)
         level = 0
-        acknowledge = 0
+        acknowledge = put.acknowledge.rawValue
     }
 
     init(_ hello: HelloAnswer) {

@@ -15,14 +15,15 @@ enum Codec {
             PutRequest(
                 key: try fields.chunkKey(), layout: try fields.layoutID(),
                 chunkByteCount: Int(try fields.unwrapped(\.chunkByteCount)),
-                timeToLiveMilliseconds: UInt32(try fields.unwrapped(\.timeToLiveMs))
+                timeToLiveMilliseconds: UInt32(try fields.unwrapped(\.timeToLiveMs)),
+                acknowledge: Acknowledge(rawValue: try fields.unwrapped(\.acknowledge))!
             ).encode(&writer)
         case .get:
             let keys = try fields.chunkKeys()
             GetRequest.encode(
                 &writer, keyCount: keys.count,
-                layout: try fields.unwrapped(\.options) == 1 ? try fields.layoutID() : nil,
-                level: try fields.unwrapped(\.level))
+                layout: try fields.unwrapped(\.options) & 1 == 1 ? try fields.layoutID() : nil,
+                level: try fields.unwrapped(\.level), range: try fields.byteRange())
             for key in keys { writer.append(key) }
         case .lookup:
             let keys = try fields.chunkKeys()
@@ -30,10 +31,20 @@ enum Codec {
                 &writer, keyCount: keys.count,
                 mode: LookupRequest.Mode(rawValue: try fields.unwrapped(\.mode))!)
             for key in keys { writer.append(key) }
-        case .delete:
+        case .delete, .unpin:
             let keys = try fields.chunkKeys()
             DeleteRequest.encode(&writer, keyCount: keys.count)
             for key in keys { writer.append(key) }
+        case .pin:
+            let keys = try fields.chunkKeys()
+            PinRequest.encode(
+                &writer, keyCount: keys.count, milliseconds: try fields.unwrapped(\.pinMs))
+            for key in keys { writer.append(key) }
+        case .control:
+            ControlRequest(
+                ControlRequest.Operation(rawValue: try fields.unwrapped(\.operation))!,
+                argument: try fields.unwrapped(\.argument)
+            ).encode(&writer)
         case .stat:
             let isNode = try fields.unwrapped(\.scope) == 0
             (isNode ? StatRequest.node : .chunk(try fields.chunkKey())).encode(&writer)
@@ -98,11 +109,20 @@ enum Codec {
             let get = try GetRequest.decode(body)
             return Fields(
                 layout: (get.layout ?? .opaque).description, level: get.level,
-                options: get.layout == nil ? 0 : 1, keys: get.keys.descriptions)
+                options: (get.layout == nil ? 0 : 1) | (get.range == nil ? 0 : 2),
+                keys: get.keys.descriptions, rangeOffset: get.range?.offset,
+                rangeByteCount: get.range?.byteCount)
         case .lookup:
             let lookup = try LookupRequest.decode(body)
             return Fields(mode: lookup.mode.rawValue, keys: lookup.keys.descriptions)
-        case .delete: return Fields(keys: try DeleteRequest.decode(body).keys.descriptions)
+        case .delete, .unpin:
+            return Fields(keys: try DeleteRequest.decode(body).keys.descriptions)
+        case .pin:
+            let pin = try PinRequest.decode(body)
+            return Fields(keys: pin.keys.descriptions, pinMs: pin.milliseconds)
+        case .control:
+            let control = try ControlRequest.decode(body)
+            return Fields(operation: control.operation.rawValue, argument: control.argument)
         case .stat:
             switch try StatRequest.decode(body) {
             case .node: return Fields(scope: 0)
@@ -123,16 +143,17 @@ enum Codec {
 
     // MARK: Answers
 
-    /// What a client does with header and body of an answer; `scope` is that of its STAT.
+    /// What a client does with header and body of an answer; `scope` is that of its STAT,
+    /// `rangeByteCount` that of the range that its GET asked for.
     static func decodeAnswer(
-        _ frame: PinnedBytes, scope: UInt8
+        _ frame: PinnedBytes, scope: UInt8, rangeByteCount: UInt64? = nil
     ) throws(WireFault) -> (header: FrameHeader, fields: Fields) {
         let header = try FrameHeader.decode(frame)
         try header.checkAnswer()
         let body = frame.dropFirst(FrameHeader.byteCount)
         try header.verify(body: body)
         guard header.status == .ok else {
-            if header.verb == .get, header.answersOneKey {
+            if header.verb == .get, header.answersOneKey(ofRange: rangeByteCount != nil) {
                 let refusal = try ChunkRefusal.decode(body)
                 return (header, Fields(index: refusal.index, errorText: refusal.message))
             }
@@ -142,27 +163,39 @@ enum Codec {
             return (header, Fields(errorText: text))
         }
         guard let verb = header.verb else { throw .unknownVerb(header.verbNumber) }
-        return (header, try decodeAnswerBody(verb, body, scope, header.payloadByteCount))
+        let fields = try decodeAnswerBody(verb, body, scope)
+        if verb == .get {
+            let chunkByteCount = fields.chunkByteCount!
+            let expected = rangeByteCount ?? chunkByteCount
+            guard header.payloadByteCount == expected, expected <= chunkByteCount else {
+                throw .bodySizeMismatch
+            }
+        }
+        return (header, fields)
     }
 
     static func decodeAnswerBody(
-        _ verb: Verb, _ body: PinnedBytes, _ scope: UInt8, _ payloadByteCount: UInt64
+        _ verb: Verb, _ body: PinnedBytes, _ scope: UInt8
     ) throws(WireFault) -> Fields {
         switch verb {
         case .hello: return Fields(try HelloAnswer.decode(body))
         case .ping, .put, .commit, .abort:
             guard body.count == 0 else { throw .bytesLeftOver(body.count) }
             return Fields()
-        case .get:
-            let chunk = try ChunkAnswer.decode(body)
-            guard chunk.chunkByteCount == payloadByteCount else { throw .bodySizeMismatch }
-            return Fields(chunk)
+        case .get: return Fields(try ChunkAnswer.decode(body))
         case .lookup: return Fields(try LookupAnswer.decode(body))
         case .delete:
-            let answer = try DeleteAnswer.decode(body)
+            let answer = try KeyStatusesAnswer.decode(body)
             return Fields(
-                deletedCount: UInt32(answer.deletedCount),
+                deletedCount: UInt32(answer.okCount),
                 statuses: answer.statuses.map(\.rawValue))
+        case .pin, .unpin:
+            let answer = try KeyStatusesAnswer.decode(body)
+            return Fields(
+                statuses: answer.statuses.map(\.rawValue), okCount: UInt32(answer.okCount))
+        case .control:
+            let answer = try ControlAnswer.decode(body)
+            return Fields(texts: answer.pairs.map { .init(name: $0.name, text: $0.text) })
         case .stat where scope == 1: return Fields(try ChunkAnswer.decode(body))
         case .stat:
             let answer = try StatAnswer.decode(body)

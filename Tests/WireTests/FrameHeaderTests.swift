@@ -58,21 +58,47 @@ import Testing
         for status in Status.allCases {
             var header = FrameHeader(
                 verbNumber: 0x11, flags: .response, requestID: 1, statusNumber: status.rawValue)
-            #expect(header.answersOneKey == ofOneKey.contains(status))
+            #expect(header.answersOneKey(ofRange: false) == ofOneKey.contains(status))
+            let mayBeOutside = ofOneKey.contains(status) || status == .limitExceeded
+            #expect(header.answersOneKey(ofRange: true) == mayBeOutside)
             header.flags.insert(.finalBad)
-            #expect(!header.answersOneKey)
+            #expect(!header.answersOneKey(ofRange: true))
             #expect(header.closesConnection)
         }
     }
 
     @Test func `with a status of a later version counts as internal`() {
-        #expect(FrameHeader(verbNumber: 2, requestID: 1, statusNumber: 17).status == .internal)
+        #expect(FrameHeader(verbNumber: 2, requestID: 1, statusNumber: 18).status == .internal)
     }
 
     @Test func `does not take another body than its own`() {
         let header = FrameHeader(verbNumber: 2, requestID: 1)
         #expect(throws: WireFault.bodySizeMismatch) {
             try withPinned([0]) { body throws(WireFault) in try header.verify(body: body) }
+        }
+    }
+}
+
+@Suite struct `A range of bytes` {
+    @Test func `lies within a chunk that has all of its bytes`() {
+        let range = ByteRange(offset: 4, byteCount: 3)
+        #expect(range.within(chunkByteCount: 7) == 4..<7)
+        #expect(range.within(chunkByteCount: 1 << 28) == 4..<7)
+        #expect(range.within(chunkByteCount: 6) == nil)
+        #expect(range.within(chunkByteCount: 1) == nil)
+    }
+
+    @Test func `is behind every chunk when its end has no number`() {
+        for (offset, byteCount) in [(UInt64.max, UInt64(1)), (1, .max), (.max, .max)] {
+            let range = ByteRange(offset: offset, byteCount: byteCount)
+            #expect(range.within(chunkByteCount: .max) == nil)
+        }
+        #expect(ByteRange(offset: 0, byteCount: .max).within(chunkByteCount: .max) != nil)
+    }
+
+    @Test func `has bytes`() async {
+        await #expect(processExitsWith: .failure) {
+            _ = ByteRange(offset: 1, byteCount: 0)
         }
     }
 }
@@ -126,6 +152,14 @@ import Testing
             hello.namespace = String(repeating: "n", count: Limits.namespaceByteCountMax + 1)
             var writer = FieldWriter(OwnedBytes(count: 600).bytes)
             hello.encode(&writer)
+        }
+    }
+
+    @Test func `of CONTROL are never cut to another argument`() async {
+        await #expect(processExitsWith: .failure) {
+            let argument = String(repeating: "/", count: Limits.argumentByteCountMax + 1)
+            var writer = FieldWriter(OwnedBytes(count: 8_192).bytes)
+            ControlRequest(.ssdEvacuate, argument: argument).encode(&writer)
         }
     }
 }

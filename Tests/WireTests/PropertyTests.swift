@@ -48,7 +48,7 @@ import Testing
             var header = FrameHeader(
                 verbNumber: Verb.get.rawValue, flags: .response, requestID: 1,
                 statusNumber: status.rawValue)
-            if header.answersOneKey { fields.index = numbers.number(UInt32.self) }
+            if header.answersOneKey(ofRange: false) { fields.index = numbers.number(UInt32.self) }
             let frame = encoded(&header, memory) { try Codec.encodeAnswer(.get, fields, &$0) }
             let place: Comment = "KVSTORE_SEED=\(numbers.seed), \(status)"
             #expect(try Codec.decodeAnswer(frame, scope: 0).fields == fields, place)
@@ -140,7 +140,7 @@ import Testing
         for scope in [UInt8?.none, 0, 1] {
             do throws(WireFault) {
                 if let scope {
-                    _ = try Codec.decodeAnswerBody(verb, bytes, scope, 9)
+                    _ = try Codec.decodeAnswerBody(verb, bytes, scope)
                 } else {
                     _ = try Codec.decodeRequestBody(verb, bytes, 9)
                 }

@@ -87,18 +87,30 @@ extension Fields {
             return Fields(
                 key: hexadecimal(numbers.bytes(32)), layout: hexadecimal(numbers.bytes(16)),
                 chunkByteCount: min(max(numbers.number(UInt64.self), 1), most),
-                timeToLiveMs: UInt64(numbers.number(UInt32.self)), level: 0, acknowledge: 0)
+                timeToLiveMs: UInt64(numbers.number(UInt32.self)), level: 0,
+                acknowledge: UInt8.random(in: 0...1, using: &numbers))
         case .get:
-            let checks = UInt8.random(in: 0...1, using: &numbers)
+            let options = UInt8.random(in: 0...3, using: &numbers)
             return Fields(
-                layout: checks == 1
+                layout: options & 1 == 1
                     ? hexadecimal(numbers.bytes(16)) : LayoutID.opaque.description,
-                level: Bool.random(using: &numbers) ? 0 : 255, options: checks,
-                keys: numbers.keys(1...1_024))
+                level: Bool.random(using: &numbers) ? 0 : 255, options: options,
+                keys: numbers.keys(1...1_024),
+                rangeOffset: options & 2 == 2 ? numbers.number(UInt64.self) : nil,
+                rangeByteCount: options & 2 == 2 ? max(numbers.number(UInt64.self), 1) : nil)
         case .lookup:
             return Fields(
                 mode: UInt8.random(in: 0...1, using: &numbers), keys: numbers.keys(1...1_024))
-        case .delete: return Fields(keys: numbers.keys(1...1_024))
+        case .delete, .unpin: return Fields(keys: numbers.keys(1...1_024))
+        case .pin:
+            return Fields(
+                keys: numbers.keys(1...1_024),
+                pinMs: 1 + numbers.number(UInt64.self) % Limits.pinMillisecondsMax)
+        case .control:
+            return Fields(
+                operation: ControlRequest.Operation.allCases.randomElement(using: &numbers)!
+                    .rawValue,
+                argument: numbers.text(atMost: Limits.argumentByteCountMax))
         case .stat:
             return Bool.random(using: &numbers)
                 ? Fields(scope: 0) : Fields(key: hexadecimal(numbers.bytes(32)), scope: 1)
@@ -142,12 +154,19 @@ extension Fields {
                     timeToLiveMs: numbers.number(UInt64.self))
             }
             return answer
-        case .delete:
+        case .delete, .pin, .unpin:
             let count = Int.random(in: 0...1_024, using: &numbers)
+            let okCount = UInt32(Int.random(in: 0...count, using: &numbers))
             return Fields(
-                deletedCount: UInt32(Int.random(in: 0...count, using: &numbers)),
+                deletedCount: verb == .delete ? okCount : nil,
                 statuses: (0..<count).map { _ in
                     Status.allCases.randomElement(using: &numbers)!.rawValue
+                }, okCount: verb == .delete ? nil : okCount)
+        case .control:
+            let count = Int.random(in: 0...60, using: &numbers)
+            return Fields(
+                texts: (0..<count).map { _ in
+                    Text(name: numbers.text(atMost: 255), text: numbers.text(atMost: 600))
                 })
         case .stat:
             let count = Int.random(in: 0...60, using: &numbers)

@@ -54,7 +54,8 @@ import Testing
             #expect(written.array == frame, "\(vector.name)")
 
             let decoded = try withPinned(frame) { bytes throws(WireFault) in
-                try Codec.decodeAnswer(bytes, scope: vector.scope)
+                try Codec.decodeAnswer(
+                    bytes, scope: vector.scope, rangeByteCount: vector.rangeByteCount)
             }
             #expect(decoded.header == header, "\(vector.name)")
             #expect(decoded.header.closesConnection == vector.closes, "\(vector.name)")
@@ -82,8 +83,19 @@ import Testing
         for vector in try vectors("wire/bad-answers.json", of: BadVector.self) {
             #expect(throws: WireFault.self, "\(vector.name)") {
                 try withPinned(vector.bytes) { bytes throws(WireFault) in
-                    try Codec.decodeAnswer(bytes, scope: vector.scope)
+                    try Codec.decodeAnswer(
+                        bytes, scope: vector.scope, rangeByteCount: vector.rangeByteCount)
                 }
+            }
+        }
+    }
+
+    @Test func `are no longer refused as they were, for outgrown requests`() throws {
+        for vector in try vectors("wire/outgrown-requests.json", of: BadVector.self) {
+            do throws(WireFault) {
+                _ = try withPinned(vector.bytes, Codec.decodeRequest)
+            } catch {
+                #expect("\(error.status)" != vector.status, "\(vector.name): \(error)")
             }
         }
     }

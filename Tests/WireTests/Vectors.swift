@@ -34,6 +34,7 @@ struct AnswerVector: Decodable {
     let flags: UInt16
     let closes: Bool
     let scope: UInt8
+    let rangeByteCount: UInt64?
     let payloadByteCount: UInt64
     let fields: Fields
     let frame: String
@@ -45,6 +46,7 @@ struct BadVector: Decodable {
     let frame: String
     let zeros: Int
     let scope: UInt8
+    let rangeByteCount: UInt64?
     let status: String?
     let closes: Bool?
 
@@ -70,6 +72,11 @@ struct Fields: Decodable, Equatable {
     struct Pair: Decodable, Equatable {
         var name: String
         var value: UInt64
+    }
+
+    struct Text: Decodable, Equatable {
+        var name: String
+        var text: String
     }
 
     var lowestVersion: UInt8?
@@ -117,6 +124,14 @@ struct Fields: Decodable, Equatable {
     var releasedCount: UInt32?
     var stagingOffset: UInt64?
     var stagingByteCount: UInt64?
+
+    var rangeOffset: UInt64?
+    var rangeByteCount: UInt64?
+    var pinMs: UInt64?
+    var operation: UInt16?
+    var argument: String?
+    var okCount: UInt32?
+    var texts: [Text]?
 }
 
 extension Fields {
@@ -144,6 +159,15 @@ extension Fields {
             let layout = LayoutID(bytes: bytes)
         else { throw MissingField(path: "layout") }
         return layout
+    }
+}
+
+extension Fields {
+    /// The range of a GET with option bit 1.
+    func byteRange() throws -> ByteRange? {
+        guard try unwrapped(\.options) & 2 == 2 else { return nil }
+        return ByteRange(
+            offset: try unwrapped(\.rangeOffset), byteCount: try unwrapped(\.rangeByteCount))
     }
 }
 

@@ -55,6 +55,7 @@ typedef enum kvs_status {
     KVS_LIMIT_EXCEEDED = 14,
     KVS_LAYOUT_MISMATCH = 15,    ///< the chunk has another layout: treat as a miss
     KVS_INTERNAL = 16,           ///< a defect of the daemon, or a status this library does not know
+    KVS_NOT_DURABLE = 17,        ///< done in memory, but a restart of the daemon may undo it
 
     KVS_CANNOT_CONNECT = 1000,   ///< nobody listens, or the last attempt failed a moment ago
     KVS_CONNECTION_LOST = 1001,  ///< closed in the middle of a call; the next call reconnects

@@ -101,6 +101,10 @@ package protocol ByteStream: AnyObject {
     /// Who is there, for logs: an address and port, or the peer's process and user id.
     var peerDescription: String { get }
 
+    /// The user id of the process at the other end of a Unix socket when it connected
+    /// (SO_PEERCRED, unix(7)); nil for TCP, and after `close`. A system call.
+    var peerUser: UInt32? { get }
+
     /// Ends both directions now: operations under way throw `.closed`. May be called twice.
     func close()
 }

@@ -93,6 +93,12 @@ class Internal(Error):
     status = 16
 
 
+class NotDurable(Error):
+    """Done in memory, but a restart of the daemon may undo it."""
+
+    status = 17
+
+
 class CannotConnect(Error, ConnectionError):
     """Nobody listens, or the last attempt failed a moment ago."""
 
