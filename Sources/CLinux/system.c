@@ -87,13 +87,19 @@ int clinux_file_read_text(const char *path, char *text, uint32_t count) {
     return result < 0 ? -error : (int)result;
 }
 
-int clinux_file_open(const char *path, int mode) {
-    int flags = O_CLOEXEC;
+static int open_in(int directory, const char *path, int mode, int flags) {
+    flags |= O_CLOEXEC;
     if (mode == CLINUX_OPEN_READ_ONLY) flags |= O_RDONLY;
     else flags |= O_RDWR | O_CREAT;
     if (mode == CLINUX_OPEN_DIRECT) flags |= O_DIRECT;
-    const int descriptor = open(path, flags, 0600);
+    const int descriptor = openat(directory, path, flags, 0600);
     return descriptor < 0 ? -errno : descriptor;
+}
+
+int clinux_file_open(const char *path, int mode) { return open_in(AT_FDCWD, path, mode, 0); }
+
+int clinux_file_open_in(int directory, const char *name, int mode) {
+    return open_in(directory, name, mode, O_NOFOLLOW);
 }
 
 int clinux_file_remove(const char *path) { return unlink(path) == 0 ? 0 : -errno; }

@@ -6,16 +6,23 @@ extension RingReactor {
     /// Opens a file; blocks for the time of open(2). New files are for the same user alone.
     package func openFile(_ path: String, _ mode: FileMode) throws(IOFault) -> RingFile {
         executor.checkThread()
-        let flags =
-            switch mode {
+        // SAFETY: the text lives during the call.
+        let descriptor = unsafe path.withCString { unsafe clinux_file_open($0, mode.number) }
+        try check(descriptor)
+        return RingFile(reactor: self, handle: RingFileHandle(descriptor: descriptor))
+    }
+}
+
+extension FileMode {
+    /// The mode as CLinux counts it.
+    var number: Int32 {
+        let number =
+            switch self {
             case .readOnly: CLINUX_OPEN_READ_ONLY
             case .readWrite: CLINUX_OPEN_READ_WRITE
             case .readWriteDirect: CLINUX_OPEN_DIRECT
             }
-        // SAFETY: the text lives during the call.
-        let descriptor = unsafe path.withCString { unsafe clinux_file_open($0, Int32(flags)) }
-        try check(descriptor)
-        return RingFile(reactor: self, descriptor: descriptor)
+        return Int32(number)
     }
 }
 
@@ -24,16 +31,14 @@ extension RingReactor {
 package final class RingFile: BlockFile {
     private let reactor: RingReactor
     private let descriptor: Int32
+    /// Keeps the descriptor open; nil once the file was closed.
+    private var handle: RingFileHandle?
     private var operationCount = 0
-    private var isClosed = false
 
-    init(reactor: RingReactor, descriptor: Int32) {
+    init(reactor: RingReactor, handle: RingFileHandle) {
         self.reactor = reactor
-        self.descriptor = descriptor
-    }
-
-    deinit {
-        if !isClosed { clinux_close(descriptor) }
+        descriptor = handle.descriptor
+        self.handle = handle
     }
 
     package nonisolated(nonsending) func read(
@@ -69,7 +74,7 @@ package final class RingFile: BlockFile {
         _ operation: Operation
     ) async throws(IOFault) -> Int {
         while true {
-            invariant(!isClosed, "a closed file was used")
+            invariant(handle != nil, "a closed file was used")
             operationCount += 1
             let result = await reactor.perform(operation)
             operationCount -= 1
@@ -83,8 +88,6 @@ package final class RingFile: BlockFile {
     package func close() {
         reactor.executor.checkThread()
         invariant(operationCount == 0, "a file was closed with operations under way")
-        guard !isClosed else { return }
-        isClosed = true
-        clinux_close(descriptor)
+        handle = nil
     }
 }

@@ -46,10 +46,15 @@ package struct DiskFaults: Sendable {
     package var readErrorPermille = 0
     package var writeErrorPermille = 0
     package var synchronizeErrorPermille = 0
+    /// Preallocations that fail with `ENOSPC` although there is room.
+    package var preallocateErrorPermille = 0
     /// Reads before which one stored bit of the range flips for good.
     package var bitRotPermille = 0
-    /// Pages in all files together; a write of a page beyond fails with `ENOSPC`.
+    /// Pages in all files together, written or preallocated; beyond is `ENOSPC`.
     package var pageCountMax = Int.max
+    /// Reads and writes that take up to `slowMillisecondsMax` more, as on a disk that ails.
+    package var slowPermille = 0
+    package var slowMillisecondsMax = 1_000
     package var latencyMicrosecondsMax = 500
     package var bytesPerSecond = 1 << 30
 
@@ -65,5 +70,9 @@ package struct DiskFaults: Sendable {
         bitRotPermille = weight(50)
         latencyMicrosecondsMax = 1 << random.within(3...16)
         bytesPerSecond = 1 << random.within(24...32)
+        // New weights are drawn last, so that a seed's older ones stay what they were.
+        preallocateErrorPermille = weight(200)
+        slowPermille = weight(50)
+        slowMillisecondsMax = 1 << random.within(0...12)
     }
 }

@@ -12,18 +12,26 @@ package final class SimulatedDisk {
     package var faults: DiskFaults
     let scheduler: SimulatedScheduler
     var random: SeededRandom
+    private var slowRandom: SeededRandom
     private var files: [SimulatedBlocks] = []
+    private var directories: [String] = []
+    private var locks: [DirectoryLock] = []
+    /// Pages that files take: those that hold something, and those that are reserved.
     var pageCount = 0
 
     init(scheduler: SimulatedScheduler, faults: DiskFaults) {
         self.scheduler = scheduler
         self.faults = faults
         random = scheduler.forkRandom()
+        // From a copy, so that the draws of `random` do not depend on slow transfers.
+        var copy = random
+        slowRandom = copy.fork()
     }
 
     func open(_ path: String, _ mode: FileMode) throws(IOFault) -> SimulatedBlocks {
-        if let blocks = files.first(where: { $0.path == path }) { return blocks }
+        if let blocks = file(path) { return blocks }
         guard mode != .readOnly else { throw .system(ENOENT) }
+        guard !directories.contains(path) else { throw .system(EISDIR) }
         let blocks = SimulatedBlocks(path: path, disk: self)
         files.append(blocks)
         return blocks
@@ -31,12 +39,16 @@ package final class SimulatedDisk {
 
     /// Flips one stored bit, as time does to flash.
     package func rot(_ path: String, bit: UInt64) {
-        files.first { $0.path == path }?.flip(bit: bit)
+        file(path)?.flip(bit: bit)
     }
 
     /// Bytes of the file, nil when there is none.
     package func byteCount(of path: String) -> UInt64? {
-        files.first { $0.path == path }?.byteCount
+        file(path)?.byteCount
+    }
+
+    private func file(_ path: String) -> SimulatedBlocks? {
+        files.first { $0.path == path }
     }
 
     /// Before the calls under way are cancelled: each may have reached the disk in part.
@@ -52,6 +64,85 @@ package final class SimulatedDisk {
     func delay(byteCount: Int) -> UInt64 {
         1 + random.below(UInt64(faults.latencyMicrosecondsMax) * 1_000)
             + UInt64(byteCount) * 1_000_000_000 / UInt64(faults.bytesPerSecond)
+    }
+
+    /// How long a read or write of `byteCount` takes: some are slow beyond the disk's latency.
+    func transferDelay(byteCount: Int) -> UInt64 {
+        let isSlow = slowRandom.happens(permille: faults.slowPermille)
+        let extra = slowRandom.below(UInt64(faults.slowMillisecondsMax) * 1_000_000 + 1)
+        return delay(byteCount: byteCount) + (isSlow ? extra : 0)
+    }
+}
+
+// MARK: - Directories
+
+extension SimulatedDisk {
+    /// Makes the directory when it is missing; the directories above it are taken for granted.
+    func openDirectory(_ path: String) throws(IOFault) {
+        guard file(path) == nil else { throw .system(ENOTDIR) }
+        if !directories.contains(path) { directories.append(path) }
+    }
+
+    /// Names of the files in a directory, by age.
+    func fileNames(in directory: String) -> [String] {
+        let prefix = directory + "/"
+        return files.filter { $0.path.hasPrefix(prefix) }
+            .map { String($0.path.dropFirst(prefix.count)) }.filter { !$0.contains("/") }
+    }
+
+    /// Reserves all pages of the file up to `byteCount`, or leaves the disk as it was.
+    func preallocate(_ path: String, byteCount: UInt64) throws(IOFault) {
+        let fails = random.happens(permille: faults.preallocateErrorPermille)
+        let wasThere = file(path) != nil
+        let blocks = try open(path, .readWrite)
+        guard fails || !blocks.preallocate(byteCount: byteCount) else { return }
+        if !wasThere { try remove(path) }
+        throw .system(ENOSPC)
+    }
+
+    /// Takes the name away and gives the pages back at once; who has the file open keeps its
+    /// content.
+    func remove(_ path: String) throws(IOFault) {
+        guard let index = files.firstIndex(where: { $0.path == path }) else {
+            throw .system(ENOENT)
+        }
+        files.remove(at: index).giveBackPages()
+    }
+
+    func rename(_ path: String, to newPath: String) throws(IOFault) {
+        guard let blocks = file(path) else { throw .system(ENOENT) }
+        guard path != newPath else { return }
+        if file(newPath) != nil { try remove(newPath) }
+        blocks.path = newPath
+    }
+
+    var freeByteCount: UInt64 {
+        // A disk without end says 4 PiB, so that sums of it do not overflow.
+        UInt64(min(max(faults.pageCountMax - pageCount, 0), 1 << 40))
+            * UInt64(SimulatedBlocks.pageByteCount)
+    }
+
+    /// Gives `path` to `directory`; throws `.busy` when another one has it, whose reactor runs.
+    func lock(_ path: String, for directory: SimulatedDirectory) throws(IOFault) {
+        locks.removeAll { $0.isFree }
+        if let lock = locks.first(where: { $0.path == path }) {
+            guard lock.directory === directory else { throw .busy }
+            return
+        }
+        locks.append(DirectoryLock(path: path, directory: directory))
+    }
+
+    func unlock(_ directory: SimulatedDirectory) {
+        locks.removeAll { $0.directory === directory }
+    }
+
+    private struct DirectoryLock {
+        let path: String
+        /// A lock does not outlive the object that has it.
+        weak var directory: SimulatedDirectory?
+
+        /// The end of its reactor stands for the end of the holder's process.
+        var isFree: Bool { directory?.reactor.isStopped ?? true }
     }
 }
 
@@ -81,9 +172,15 @@ final class SimulatedBlocks {
     /// What a page that was never written reads as.
     private static let zeros = OwnedBytes(count: pageByteCount)
 
-    let path: String
+    var path: String
     private unowned let disk: SimulatedDisk
     private var pages: [UInt64: OwnedBytes] = [:]
+    /// The first pages of the file that count against the disk's limit whether they are in `pages`
+    /// or not.
+    private var reservedPageCount: UInt64 = 0
+    /// What this file adds to the disk's `pageCount`.
+    private var countedPageCount = 0
+    private var isRemoved = false
     private var durableByteCount: UInt64 = 0
     private var unsynchronized: [Write] = []
     private var writesUnderWay: [WriteUnderWay] = []
@@ -100,21 +197,57 @@ final class SimulatedBlocks {
         }
     }
 
+    /// Whether this file is on `disk`.
+    func belongs(to disk: SimulatedDisk) -> Bool { self.disk === disk }
+
     /// Whether `byteCount` more bytes at `offset` fit the disk; counts the new pages.
     func reserve(offset: UInt64, byteCount: Int) -> Bool {
         let first = offset / UInt64(Self.pageByteCount)
         let last = (offset + UInt64(max(byteCount, 1)) - 1) / UInt64(Self.pageByteCount)
-        let missing = (first...last).filter { pages[$0] == nil }
-        guard disk.pageCount + missing.count <= disk.faults.pageCountMax else { return false }
+        let missing = (first...last).filter { $0 >= reservedPageCount && pages[$0] == nil }
+        guard fits(missing.count) else { return false }
         for page in missing { _ = makePage(page) }
         return true
+    }
+
+    /// Whether all pages up to `byteCount` fit the disk; counts them, and the file is that long
+    /// at least. Memory is taken for those alone that are written.
+    func preallocate(byteCount: UInt64) -> Bool {
+        let end = (byteCount + UInt64(Self.pageByteCount) - 1) / UInt64(Self.pageByteCount)
+        if end > reservedPageCount {
+            // A number does not depend on the order of the keys.
+            let written = pages.keys.count { $0 >= reservedPageCount && $0 < end }
+            let missing = Int(end - reservedPageCount) - written
+            guard fits(missing) else { return false }
+            count(missing)
+            reservedPageCount = end
+        }
+        durableByteCount = max(durableByteCount, byteCount)
+        return true
+    }
+
+    private func fits(_ missingPageCount: Int) -> Bool {
+        isRemoved || missingPageCount <= disk.faults.pageCountMax - disk.pageCount
+    }
+
+    private func count(_ pageCount: Int) {
+        guard !isRemoved else { return }
+        countedPageCount += pageCount
+        disk.pageCount += pageCount
+    }
+
+    /// The file has no name any more: it counts no longer.
+    func giveBackPages() {
+        disk.pageCount -= countedPageCount
+        countedPageCount = 0
+        isRemoved = true
     }
 
     private func makePage(_ page: UInt64) -> OwnedBytes {
         if let bytes = pages[page] { return bytes }
         let bytes = OwnedBytes(count: Self.pageByteCount)
         pages[page] = bytes
-        disk.pageCount += 1
+        if page >= reservedPageCount { count(1) }
         return bytes
     }
 

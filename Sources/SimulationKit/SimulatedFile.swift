@@ -23,7 +23,8 @@ package final class SimulatedFile: BlockFile {
         try check(buffer, offset: offset)
         let disk = reactor.disk
         _ = try await reactor.suspend(.read, deadline: .distantFuture) { operation in
-            disk.scheduler.after(nanoseconds: disk.delay(byteCount: buffer.count)) { [self] in
+            let delay = disk.transferDelay(byteCount: buffer.count)
+            disk.scheduler.after(nanoseconds: delay) { [self] in
                 guard operation.isUnderWay else { return }
                 disk.scheduler.record(.fileRead, reactor: reactor.index, size: buffer.count)
                 guard !disk.random.happens(permille: disk.faults.readErrorPermille) else {
@@ -54,7 +55,8 @@ package final class SimulatedFile: BlockFile {
         _ = try await reactor.suspend(.write, deadline: .distantFuture) { operation in
             blocks.begin(write)
             operation.onEnd = { [blocks] in blocks.forget(write) }
-            disk.scheduler.after(nanoseconds: disk.delay(byteCount: bytes.count)) { [self] in
+            let delay = disk.transferDelay(byteCount: bytes.count)
+            disk.scheduler.after(nanoseconds: delay) { [self] in
                 guard operation.isUnderWay else { return }
                 disk.scheduler.record(.fileWritten, reactor: reactor.index, size: bytes.count)
                 guard blocks.reserve(offset: offset, byteCount: bytes.count) else {

@@ -20,6 +20,9 @@ package final class SimulatedReactor: Reactor, @unchecked Sendable {
     private var random: SeededRandom
     private var operations: [SimulatedOperation] = []
     private(set) var isStopped = false
+    /// Whether the process ended by a crash of its host: what is left of its code cannot touch the
+    /// disk any more.
+    private(set) var hasVanished = false
     var streams: [SimulatedStream] = []
     var listeners: [SimulatedListener] = []
     var openFileCountNow = 0
@@ -89,6 +92,20 @@ package final class SimulatedReactor: Reactor, @unchecked Sendable {
         return try SimulatedFile(reactor: self, blocks: disk.open(path, mode), mode: mode)
     }
 
+    package func openDirectory(_ path: String) throws(IOFault) -> SimulatedDirectory {
+        assertHere()
+        guard !isStopped else { throw .cancelled }
+        return try SimulatedDirectory(path: path, reactor: self)
+    }
+
+    package func attach(_ handle: SimulatedFileHandle) -> SimulatedFile {
+        assertHere()
+        if !handle.blocks.belongs(to: disk) {
+            scheduler.fail("a file was attached on another host")
+        }
+        return SimulatedFile(reactor: self, blocks: handle.blocks, mode: handle.mode)
+    }
+
     package var activeTransferCount: Int {
         operations.count {
             [.receive, .send].contains($0.kind) && $0.byteCountMax > Self.transferByteCountMin
@@ -111,7 +128,7 @@ package final class SimulatedReactor: Reactor, @unchecked Sendable {
     /// Streams that were opened or adopted here and not closed.
     package var openStreamCount: Int { streams.count }
 
-    /// Files that were opened here and not closed.
+    /// Files that were opened or attached here and not closed.
     package var openFileCount: Int { openFileCountNow }
 
     /// Calls of the seam that are suspended now.
@@ -127,6 +144,7 @@ package final class SimulatedReactor: Reactor, @unchecked Sendable {
     /// The part of `SimulatedWorld.crash` that is this process.
     func vanish() {
         scheduler.record(.crashed, reactor: index)
+        hasVanished = true
         end { $0.vanish() }
     }
 

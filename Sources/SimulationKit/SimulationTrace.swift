@@ -12,6 +12,7 @@ package struct SimulationTrace: Sendable {
         case segmentArrived, endArrived, dropped, noticed, closed, stopped, crashed
         case fileRead, fileWritten, fileSynchronized, bitRotted, random
         case note
+        case filePreallocated, fileRemoved, fileRenamed, directoryLocked
     }
 
     /// One line of the trace.

@@ -81,4 +81,46 @@ import Testing
             memory.bytes.prefix(3).copy(from: memory.bytes.prefix(4))
         }
     }
+
+    @Test(arguments: 0..<8)
+    func `hold little-endian fields at any offset`(offset: Int) {
+        let memory = OwnedBytes(count: 16)
+        memory.bytes.fill(0xee)
+        memory.bytes.store(UInt64(0x0102_0304_0506_0708), at: offset)
+        let expected: [UInt8] =
+            Array(repeating: 0xee, count: offset) + [8, 7, 6, 5, 4, 3, 2, 1]
+            + Array(repeating: 0xee, count: 8 - offset)
+        #expect((0..<16).map { memory.bytes[$0] } == expected)
+        #expect(memory.bytes.load(UInt64.self, at: offset) == 0x0102_0304_0506_0708)
+        #expect(memory.bytes.load(UInt32.self, at: offset) == 0x0506_0708)
+        #expect(memory.bytes.load(UInt8.self, at: offset + 7) == 1)
+        memory.bytes.store(Int16(-2), at: offset)
+        #expect(memory.bytes.load(Int16.self, at: offset) == -2)
+        #expect(memory.bytes[offset] == 0xfe && memory.bytes[offset + 1] == 0xff)
+    }
+
+    @Test func `hold a field that ends with them`() {
+        let memory = OwnedBytes(count: 8)
+        memory.bytes.store(UInt32.max, at: 4)
+        #expect(memory.bytes.load(UInt64.self, at: 0) == 0xffff_ffff_0000_0000)
+    }
+
+    @Test func `trap when a field lies outside`() async {
+        await #expect(processExitsWith: .failure) {
+            let memory = OwnedBytes(count: 8)
+            _ = memory.bytes.load(UInt32.self, at: 5)
+        }
+        await #expect(processExitsWith: .failure) {
+            let memory = OwnedBytes(count: 8)
+            _ = memory.bytes.load(UInt16.self, at: -1)
+        }
+        await #expect(processExitsWith: .failure) {
+            let memory = OwnedBytes(count: 2)
+            memory.bytes.prefix(1).store(UInt16(1), at: 0)
+        }
+        await #expect(processExitsWith: .failure) {
+            let memory = OwnedBytes(count: 8)
+            memory.bytes.store(UInt64(1), at: .max)
+        }
+    }
 }

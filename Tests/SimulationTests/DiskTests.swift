@@ -5,7 +5,7 @@ import SimulationKit
 import Testing
 
 /// Runs `body` on a fresh reactor of `host` and gives what it threw.
-private func perform(
+func perform(
     _ world: SimulatedWorld, on host: String = "host",
     _ body: @escaping @Sendable (SimulatedReactor) async throws(IOFault) -> Void
 ) throws -> IOFault? {
@@ -23,16 +23,16 @@ private func perform(
 }
 
 /// `count` bytes that only `seed` gives, aligned for direct access.
-private func block(seed: UInt64, count: Int = 8_192) -> OwnedBytes {
+func block(seed: UInt64, count: Int = 8_192) -> OwnedBytes {
     let bytes = OwnedBytes(count: count, alignment: 4_096)
     bytes.bytes.fill(seed: seed)
     return bytes
 }
 
-private let ioError: Int32 = 5
-private let noEntry: Int32 = 2
-private let invalidArgument: Int32 = 22
-private let noSpace: Int32 = 28
+let ioError: Int32 = 5
+let noEntry: Int32 = 2
+let invalidArgument: Int32 = 22
+let noSpace: Int32 = 28
 
 /// The seam with memory that lives as long as the call.
 extension SimulatedFile {

@@ -167,6 +167,8 @@ int clinux_file_read_text(const char *path, char *text, uint32_t count);
 enum { CLINUX_OPEN_READ_ONLY = 0, CLINUX_OPEN_READ_WRITE = 1, CLINUX_OPEN_DIRECT = 2 };
 int clinux_file_open(const char *path, int mode);
 int clinux_file_remove(const char *path);
+// As `clinux_file_open`, of a name in an open directory; symbolic links are refused (-ELOOP).
+int clinux_file_open_in(int directory, const char *name, int mode);
 // Whether there is a socket at `path`: 1 or 0.
 int clinux_file_is_socket(const char *path);
 int clinux_file_set_mode(const char *path, uint32_t mode);
@@ -179,6 +181,31 @@ uint64_t clinux_now(void);
 uint64_t clinux_random(void);
 // Raises RLIMIT_NOFILE to its hard limit; returns the limit that holds now.
 int64_t clinux_raise_descriptor_limit(void);
+
+// ---- Directories (directory.c) ----
+
+// A walk over the regular files of a directory.
+typedef struct clinux_listing clinux_listing;
+
+// Opens a directory for the calls below; creates it (mode 0700) when its last component is missing.
+int clinux_directory_open(const char *path);
+int clinux_listing_open(int directory, clinux_listing **listing);
+// 1: `name` is the next file's, until the next call; 0: there are no more.
+int clinux_listing_next(clinux_listing *listing, const char **name);
+void clinux_listing_close(clinux_listing *listing);
+// -ENOENT, too, for what is no regular file.
+int64_t clinux_directory_byte_count(int directory, const char *name);
+// Makes the file that large at least, its blocks reserved and its size durable, or leaves it as it
+// was; a file that it created is removed again.
+int clinux_directory_preallocate(int directory, const char *name, uint64_t byte_count);
+int clinux_directory_remove(int directory, const char *name);
+int clinux_directory_rename(int directory, const char *name, const char *new_name);
+int clinux_directory_synchronize(int directory);
+// What unprivileged users may still fill of the file system.
+int64_t clinux_directory_free_byte_count(int directory);
+// Creates the file when missing and locks it; returns a descriptor that holds the lock, or
+// -EWOULDBLOCK when somebody else has it.
+int clinux_directory_lock(int directory, const char *name);
 
 // Starts a thread with all signals blocked; `cpu` < 0: any.
 int clinux_thread_start(

@@ -13,6 +13,7 @@ package protocol Reactor: AnyObject, Sendable {
     associatedtype Stream: ByteStream
     associatedtype Listener: StreamListener
     associatedtype File: BlockFile
+    associatedtype Directory: BlockDirectory
 
     /// The serial executor of this reactor; hand it to the actors that live here.
     nonisolated var executor: Executor { get }
@@ -42,6 +43,15 @@ package protocol Reactor: AnyObject, Sendable {
 
     /// Opens the file at `path`; blocking, at start-up and on the control path only.
     func openFile(_ path: String, _ mode: FileMode) throws(IOFault) -> File
+
+    /// Opens the directory at `path`, and creates it for this user alone (mode 0700) when only its
+    /// last component is missing; blocking, as `openFile`. The directory may then be used on any
+    /// thread. Throws `.system(ENOTDIR)` when something else is there.
+    func openDirectory(_ path: String) throws(IOFault) -> Directory
+
+    /// A view of an open file for this reactor, to be closed like a file of `openFile`; the
+    /// descriptor closes when the last view and the last reference to `handle` are gone.
+    func attach(_ handle: Directory.Handle) -> File
 
     /// Operations that have begun and not ended; 0 or 1 tells a connection that it is alone.
     var activeTransferCount: Int { get }
@@ -150,6 +160,7 @@ package protocol BlockFile: AnyObject {
     /// Puts what was written on stable storage (fdatasync(2)).
     nonisolated(nonsending) func synchronize() async throws(IOFault)
 
-    /// Closes the descriptor; nothing is under way.
+    /// Ends the use of the file; nothing is under way. Closes its descriptor, unless a directory's
+    /// handle shares it.
     func close()
 }
