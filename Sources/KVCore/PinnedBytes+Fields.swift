@@ -9,7 +9,7 @@ extension PinnedBytes {
     ) -> Number {
         invariant(
             offset >= 0 && offset <= count - MemoryLayout<Number>.size, "field outside its run")
-        // SAFETY: the bytes were just checked to lie within this run; every bit pattern is a number.
+        // SAFETY: the bytes were just checked to lie within this run; any bits are a number.
         return unsafe Number(
             littleEndian: start.loadUnaligned(fromByteOffset: offset, as: Number.self))
     }
