@@ -1,21 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 package import KVCore
-import Wire
+package import Wire
 
-/// What a chunk to be stored is called, and for how long it is wanted. A value.
+/// What a chunk to be stored is called, and how long and how safely it is wanted. A value.
 package struct ChunkLabel: Hashable, Sendable {
     package var key: ChunkKey
     package var layout: LayoutID
     /// Milliseconds from now until the chunk may be forgotten; 0: no such time.
     package var timeToLiveMilliseconds: UInt32
+    /// When the chunk counts as stored; with `ssd`, what is not on stable storage is refused with
+    /// `notDurable`, although it can be read.
+    package var acknowledge: Acknowledge
 
-    /// A chunk of opaque bytes for ever, unless said otherwise.
+    /// A chunk of opaque bytes for ever, in memory, unless said otherwise.
     package init(
-        key: ChunkKey, layout: LayoutID = .opaque, timeToLiveMilliseconds: UInt32 = 0
+        key: ChunkKey, layout: LayoutID = .opaque, timeToLiveMilliseconds: UInt32 = 0,
+        acknowledge: Acknowledge = .memory
     ) {
         self.key = key
         self.layout = layout
         self.timeToLiveMilliseconds = timeToLiveMilliseconds
+        self.acknowledge = acknowledge
     }
 }
 
@@ -33,7 +38,10 @@ package struct FoundChunk: Hashable, Sendable {
     package let index: Int
     /// How the payload is encoded; 0: raw.
     package let level: UInt8
+    /// Of the whole chunk.
     package let byteCount: Int
+    /// How many bytes a GET brings: the range's, or else the chunk's.
+    package let payloadByteCount: Int
     /// XXH3-64 of the payload.
     package let checksum: UInt64
     package let layout: LayoutID
@@ -57,10 +65,14 @@ package enum GetOutcome: Hashable, Sendable {
 package struct GetOptions: Hashable, Sendable {
     /// Only chunks of this layout count as found; nil: any layout.
     package var layout: LayoutID?
+    /// The part of every chunk that is wanted; nil: all of it. A chunk that does not have all of
+    /// the range is missed with `limitExceeded`.
+    package var range: ByteRange?
 
-    /// Chunks of any layout, unless said otherwise.
-    package init(layout: LayoutID? = nil) {
+    /// Whole chunks of any layout, unless said otherwise.
+    package init(layout: LayoutID? = nil, range: ByteRange? = nil) {
         self.layout = layout
+        self.range = range
     }
 }
 
@@ -71,6 +83,12 @@ package struct FetchedChunk: Sendable {
     package let memory: OwnedBytes?
 }
 
+/// One fact that the daemon tells its operator.
+package struct ControlFact: Hashable, Sendable {
+    package let name: String
+    package let text: String
+}
+
 /// One number that the daemon tells about itself; the name carries the unit.
 package struct NodeStatistic: Hashable, Sendable {
     package let name: String
@@ -78,12 +96,27 @@ package struct NodeStatistic: Hashable, Sendable {
 }
 
 extension FoundChunk {
-    /// From the body of an `ok` answer to GET or STAT of a chunk.
+    /// From the body of an `ok` answer to GET, or STAT, of a chunk.
     static func decode(_ body: PinnedBytes) throws(WireFault) -> FoundChunk {
+        try decode(body, range: nil)
+    }
+
+    /// From the body of an `ok` answer to GET; `range` is what was asked for.
+    static func decode(
+        _ body: PinnedBytes, range: ByteRange?
+    ) throws(WireFault) -> FoundChunk {
         let answer = try ChunkAnswer.decode(body)
+        var payloadByteCount = answer.chunkByteCount
+        if let range {
+            guard range.within(chunkByteCount: answer.chunkByteCount) != nil else {
+                throw .badValue(offset: 16)
+            }
+            payloadByteCount = range.byteCount
+        }
         return FoundChunk(
             index: Int(answer.index), level: answer.level, byteCount: Int(answer.chunkByteCount),
-            checksum: answer.checksum, layout: answer.layout,
+            payloadByteCount: Int(payloadByteCount), checksum: answer.checksum,
+            layout: answer.layout,
             timeToLiveMilliseconds: timeToLive(answer.timeToLiveMilliseconds))
     }
 }

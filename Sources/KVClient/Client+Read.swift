@@ -6,7 +6,7 @@ extension Client {
     /// Brings the chunks of `keys` to where `place` says, in the order of the keys, and verifies
     /// their checksums.
     ///
-    /// `place` returns memory of exactly the chunk's size, or nil to drop its bytes. Misses and
+    /// `place` returns memory of exactly the payload's size, or nil to drop its bytes. Misses and
     /// damage are outcomes, one per key; throws `refused` when the request as a whole is, and
     /// connection errors, after which the memory's contents mean nothing. No copy, except of up to
     /// 4 KiB of each payload; allocates the outcomes.
@@ -18,7 +18,8 @@ extension Client {
         let link = try await begin(deadline)
         defer { end() }
         let frame = try link.prepare(.get, deadlineMilliseconds: milliseconds(until: deadline)) {
-            GetRequest.encode(&$0, keyCount: keys.count, layout: options.layout)
+            GetRequest.encode(
+                &$0, keyCount: keys.count, layout: options.layout, range: options.range)
             for key in keys { $0.append(key) }
         }
         try await link.send(frame, deadline: deadline)
@@ -27,12 +28,13 @@ extension Client {
         while outcomes.count < keys.count {
             let answer = try await link.receiveAnswer(deadline: deadline)
             if outcomes.isEmpty, !answer.hasMore, answer.status != .ok,
-                !isPerKey(answer, on: link, keyCount: keys.count)
+                keys.count > 1 || !answer.header.answersOneKey(ofRange: options.range != nil)
             {
                 throw refusing(answer, on: link)
             }
             let outcome = try await receiveChunk(
-                answer, index: outcomes.count, on: link, deadline: deadline, place: place)
+                answer, index: outcomes.count, options.range, on: link, deadline: deadline,
+                place: place)
             outcomes.append(outcome)
             guard answer.hasMore == (outcomes.count < keys.count) else {
                 throw link.failing(.broken("an answer to GET has a wrong \"more\" flag"))
@@ -43,14 +45,15 @@ extension Client {
 
     /// Brings the chunk of `key` into `target` and returns what it is; nil for a miss.
     ///
-    /// Throws `damaged` when the bytes do not match their checksum, and `unusable` with
-    /// `tooLarge` when they do not fit.
+    /// Throws `damaged` when the bytes do not match their checksum, `unusable` with `tooLarge` when
+    /// they do not fit, and `refused` with `limitExceeded` when the chunk does not have the range.
     package func get(
         _ key: ChunkKey, _ options: GetOptions = GetOptions(), into target: PinnedBytes,
         deadline: Instant
     ) async throws(ClientError) -> FoundChunk? {
         let outcomes = try await get([key], options, deadline: deadline) { chunk in
-            chunk.byteCount <= target.count ? target.prefix(chunk.byteCount) : nil
+            chunk.payloadByteCount <= target.count
+                ? target.prefix(chunk.payloadByteCount) : nil
         }
         return try found(outcomes[0])
     }
@@ -63,9 +66,9 @@ extension Client {
         var memory = [OwnedBytes?](repeating: nil, count: keys.count)
         var room = self.options.fetchByteCountMax
         let outcomes = try await get(keys, options, deadline: deadline) { chunk in
-            guard chunk.byteCount <= room else { return nil }
-            room -= chunk.byteCount
-            let fresh = OwnedBytes(count: chunk.byteCount, alignment: 4_096)
+            guard chunk.payloadByteCount <= room else { return nil }
+            room -= chunk.payloadByteCount
+            let fresh = OwnedBytes(count: chunk.payloadByteCount, alignment: 4_096)
             memory[chunk.index] = fresh
             return fresh.bytes
         }
@@ -132,28 +135,23 @@ extension Client {
         case .missed(.deadlineExceeded):
             throw ClientError(
                 .refused, status: .deadlineExceeded, message: "the daemon was too slow")
+        case .missed(.limitExceeded):
+            throw ClientError(
+                .refused, status: .limitExceeded, message: "the range ends behind the chunk")
         case .missed: return nil
         case .damaged(let chunk):
             throw ClientError(
                 .damaged, status: .checksumMismatch,
-                message: "\(chunk.byteCount) bytes arrived damaged; try again, or compute them")
+                message: "\(chunk.payloadByteCount) bytes arrived damaged; try again, or "
+                    + "compute them")
         case .skipped(let chunk):
-            throw .unusable(.tooLarge, "\(chunk.byteCount) bytes do not fit the memory given")
-        }
-    }
-
-    /// Whether an answer that is not `ok` and stands alone is about the only key of the request;
-    /// otherwise it refuses the request as a whole. Only these statuses are about one key.
-    private func isPerKey(_ answer: Answer, on link: Link<R>, keyCount: Int) -> Bool {
-        guard keyCount == 1 else { return false }
-        switch answer.status {
-        case .notFound, .layoutMismatch, .deadlineExceeded: return true
-        default: return false
+            throw .unusable(
+                .tooLarge, "\(chunk.payloadByteCount) bytes do not fit the memory given")
         }
     }
 
     private func receiveChunk(
-        _ answer: Answer, index: Int, on link: Link<R>, deadline: Instant,
+        _ answer: Answer, index: Int, _ range: ByteRange?, on link: Link<R>, deadline: Instant,
         place: (FoundChunk) -> PinnedBytes?
     ) async throws(ClientError) -> GetOutcome {
         guard answer.status == .ok else {
@@ -167,14 +165,18 @@ extension Client {
             }
             return .missed(answer.status)
         }
-        let chunk = try decode(answer, on: link, FoundChunk.decode)
-        guard chunk.index == index, UInt64(chunk.byteCount) == answer.header.payloadByteCount
+        let chunk = try decode(answer, on: link) { body throws(WireFault) in
+            try FoundChunk.decode(body, range: range)
+        }
+        guard chunk.index == index,
+            UInt64(chunk.payloadByteCount) == answer.header.payloadByteCount
         else { throw link.failing(.broken("a chunk of GET has a wrong index or size")) }
         guard let target = place(chunk) else {
-            try await link.skipPayload(UInt64(chunk.byteCount), deadline: deadline)
+            try await link.skipPayload(UInt64(chunk.payloadByteCount), deadline: deadline)
             return .skipped(chunk)
         }
-        invariant(target.count == chunk.byteCount, "memory for a chunk has the chunk's size")
+        invariant(
+            target.count == chunk.payloadByteCount, "memory for a payload has the payload's size")
         let checksum = try await link.receivePayload(into: target, deadline: deadline)
         return checksum == chunk.checksum ? .found(chunk) : .damaged(chunk)
     }

@@ -15,8 +15,9 @@ struct OpenPut {
 extension Client {
     /// Stores `bytes` under `label` unless its key is there already.
     ///
-    /// Throws `refused` with `busy`, `tooLarge`, `deadlineExceeded`, …: nothing is stored then.
-    /// One pass over the bytes for the checksum, no copy beyond 4 KiB.
+    /// Throws `refused` with `busy`, `tooLarge`, `deadlineExceeded`, …: nothing is stored then;
+    /// with `notDurable`, and perhaps `deadlineExceeded`, where the label asks for stable storage:
+    /// the chunk is in memory then. One pass over the bytes for the checksum, no copy beyond 4 KiB.
     package func put(
         _ label: ChunkLabel, _ bytes: PinnedBytes, deadline: Instant
     ) async throws(ClientError) -> PutOutcome {
@@ -82,23 +83,6 @@ extension Client {
         close()
     }
 
-    /// Forgets the chunks of `keys`; returns for each whether it was there.
-    package func delete(
-        _ keys: [ChunkKey], deadline: Instant
-    ) async throws(ClientError) -> [Bool] {
-        try checkBatch(keys)
-        return try await call(.delete, deadline: deadline) { body in
-            DeleteRequest.encode(&body, keyCount: keys.count)
-            for key in keys { body.append(key) }
-        } decode: { body throws(WireFault) in
-            let answer = try KeyStatusesAnswer.decode(body)
-            guard answer.statuses.count == keys.count else {
-                throw .badCount(answer.statuses.count)
-            }
-            return answer.statuses.map { $0 == .ok }
-        }
-    }
-
     private func preparePut(
         _ label: ChunkLabel, _ byteCount: UInt64, on link: Link<R>, deadline: Instant
     ) throws(ClientError) -> PinnedBytes {
@@ -126,7 +110,8 @@ extension Client {
     func putRequest(_ label: ChunkLabel, _ byteCount: UInt64) -> PutRequest {
         PutRequest(
             key: label.key, layout: label.layout, chunkByteCount: Int(byteCount),
-            timeToLiveMilliseconds: label.timeToLiveMilliseconds)
+            timeToLiveMilliseconds: label.timeToLiveMilliseconds,
+            acknowledge: label.acknowledge)
     }
 
     /// Throws `unusable` when a chunk cannot have `byteCount` bytes.

@@ -65,7 +65,7 @@ struct LookupCommand: AsyncParsableCommand {
 
     private static func row(key: ChunkKey, _ record: LookupRecord) -> [String] {
         guard record.status == .ok else { return ["\(key)", "absent"] }
-        let tier = [1: "memory", 2: "SSD", 3: "peer"][record.tier] ?? "tier \(record.tier)"
+        let tier = [1: "memory", 2: "ssd", 3: "peer"][record.tier] ?? "tier \(record.tier)"
         let remaining =
             record.timeToLiveMilliseconds == timeToLiveForever
             ? nil : record.timeToLiveMilliseconds
@@ -74,43 +74,6 @@ struct LookupCommand: AsyncParsableCommand {
             "loads in " + readableTime(microseconds: Double(record.loadMicroseconds)),
             readableTimeToLive(remaining),
         ]
-    }
-}
-
-/// Deletes chunks.
-struct RemoveCommand: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "rm", abstract: "Delete chunks.",
-        discussion: "Exits with 1 when any of them was not there.")
-
-    @OptionGroup var connection: ConnectionOptions
-
-    @Argument(help: "Keys, 64 hexadecimal digits each.")
-    var keys: [String] = []
-
-    @Option(name: .long, parsing: .singleValue, help: "The name of an opaque value; repeatable.")
-    var name: [String] = []
-
-    func run() async throws {
-        let options = connection
-        let names = try KeyName.list(keys: keys, names: name)
-        let (used, deleted) = try await withDaemon(options) { _, calls throws(Failure) in
-            let used = names.map { calls.key($0) }
-            let deleted = try await calls { client, deadline throws(ClientError) in
-                try await client.delete(used, deadline: deadline)
-            }
-            return (used, deleted)
-        }
-        let rows = zip(used, deleted)
-        if options.json {
-            let records = rows.map {
-                JSONValue.object([("key", .text("\($0.0)")), ("deleted", .truth($0.1))])
-            }
-            writeOutput(JSONValue.object([("records", .array(records))]).text + "\n")
-        } else {
-            writeOutput(table(rows.map { ["\($0.0)", $0.1 ? "deleted" : "absent"] }))
-        }
-        if deleted.contains(false) { throw ExitCode(ExitStatus.notFound.rawValue) }
     }
 }
 

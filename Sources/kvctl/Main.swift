@@ -15,8 +15,8 @@ struct Kvctl: AsyncParsableCommand {
         version: Release.version,
         subcommands: [
             StatusCommand.self, PingCommand.self, PutCommand.self, GetCommand.self,
-            LookupCommand.self, RemoveCommand.self, StatCommand.self, BenchCommand.self,
-            ExitCodesCommand.self,
+            LookupCommand.self, RemoveCommand.self, PinCommand.self, UnpinCommand.self,
+            StatCommand.self, SSDCommand.self, BenchCommand.self, ExitCodesCommand.self,
         ])
 }
 

@@ -115,6 +115,16 @@ func readableTime(microseconds: Double) -> String {
     return "\(fixed(microseconds, microseconds < 100 ? 1 : 0)) µs"
 }
 
+/// A value for people, with its unit, which its name ends in.
+func readableValue(_ value: UInt64, named name: String) -> String {
+    if name.hasSuffix("_bytes") { return readableSize(value) }
+    if name.hasSuffix("_microseconds") { return readableTime(microseconds: Double(value)) }
+    if name.hasSuffix("_milliseconds") {
+        return readableTime(microseconds: Double(value) * 1_000)
+    }
+    return "\(value)"
+}
+
 /// A time to live for people.
 func readableTimeToLive(_ milliseconds: UInt64?) -> String {
     milliseconds.map { readableTime(microseconds: Double($0) * 1_000) } ?? "for ever"

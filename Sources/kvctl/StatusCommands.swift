@@ -61,21 +61,8 @@ struct StatusCommand: AsyncParsableCommand {
             let share = Double(hits) * 100 / Double(hits + misses)
             head.append(["hit rate", "\(fixed(share, 1)) % of \(hits + misses) keys"])
         }
-        let rows = statistics.map { [$0.name, readable($0)] }
+        let rows = statistics.map { [$0.name, readableValue($0.value, named: $0.name)] }
         return table(head) + "\n" + table(rows, rightAligned: [1])
-    }
-
-    /// The value with its unit, which the name ends in.
-    private static func readable(_ statistic: NodeStatistic) -> String {
-        let value = statistic.value
-        if statistic.name.hasSuffix("_bytes") { return readableSize(value) }
-        if statistic.name.hasSuffix("_microseconds") {
-            return readableTime(microseconds: Double(value))
-        }
-        if statistic.name.hasSuffix("_milliseconds") {
-            return readableTime(microseconds: Double(value) * 1_000)
-        }
-        return "\(value)"
     }
 
     private static func bigEndian(_ number: UInt64) -> [UInt8] {

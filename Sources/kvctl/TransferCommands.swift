@@ -2,6 +2,7 @@
 import ArgumentParser
 import KVClient
 import KVCore
+import Wire
 
 /// Stores a file as one chunk.
 struct PutCommand: AsyncParsableCommand {
@@ -25,7 +26,16 @@ struct PutCommand: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp("Forget it after this time: 500ms, 90s, 15min, 2h.", valueName: "time"))
-    var ttl: TimeToLive?
+    var ttl: TimeSpan?
+
+    @Flag(help: "Wait until it is on stable storage; exit with 4 when that cannot be done.")
+    var durable = false
+
+    func validate() throws {
+        guard ttl.map({ $0.milliseconds <= UInt32.max }) ?? true else {
+            throw ValidationError("--ttl takes at most 49d")
+        }
+    }
 
     func run() async throws {
         let options = connection
@@ -33,9 +43,11 @@ struct PutCommand: AsyncParsableCommand {
         let standardName = file == "-" ? nil : file.split(separator: "/").last.map(String.init)
         let keyName = try KeyName(
             hexadecimal: key, name: key == nil ? name ?? standardName : name)
-        let ttl = ttl?.milliseconds ?? 0
+        let ttl = UInt32(ttl?.milliseconds ?? 0)
+        let acknowledge: Acknowledge = durable ? .ssd : .memory
         let result = try await withDaemon(options) { _, calls throws(Failure) in
-            let label = ChunkLabel(key: calls.key(keyName), timeToLiveMilliseconds: ttl)
+            let label = ChunkLabel(
+                key: calls.key(keyName), timeToLiveMilliseconds: ttl, acknowledge: acknowledge)
             let (outcome, byteCount) = try await Self.send(file, label, calls)
             return (key: label.key, outcome: outcome, byteCount: byteCount)
         }
@@ -120,6 +132,11 @@ struct GetCommand: AsyncParsableCommand {
     @Option(name: .shortAndLong, help: "The file to write; - is standard output.")
     var output = "-"
 
+    @Option(
+        help: ArgumentHelp(
+            "Only so many bytes of it from there on: 4KiB:100.", valueName: "offset:count"))
+    var range: RangeArgument?
+
     func validate() throws {
         guard !connection.json || output != "-" else {
             throw ValidationError("--json and the value cannot share standard output: use -o FILE")
@@ -129,10 +146,11 @@ struct GetCommand: AsyncParsableCommand {
     func run() async throws {
         let options = connection
         let keyName = try KeyName(hexadecimal: key, name: name)
+        let wanted = GetOptions(range: range?.value)
         let (key, memory) = try await withDaemon(options) { _, calls throws(Failure) in
             let key = calls.key(keyName)
             let memory = try await calls { client, deadline throws(ClientError) in
-                try await client.fetch(key, deadline: deadline)
+                try await client.fetch(key, wanted, deadline: deadline)
             }
             return (key, memory)
         }
@@ -153,20 +171,34 @@ struct GetCommand: AsyncParsableCommand {
     }
 }
 
-/// A time as people type it.
-struct TimeToLive: ExpressibleByArgument, Sendable {
-    let milliseconds: UInt32
+/// A part of a chunk as people type it: an offset and a count, both sizes.
+struct RangeArgument: ExpressibleByArgument, Sendable {
+    let value: ByteRange
 
-    /// Reads a whole number with `ms`, `s`, `min`, `h` or `d`; from 1 ms to 49 days.
+    init?(argument: String) {
+        let parts = argument.split(separator: ":", omittingEmptySubsequences: false)
+        guard parts.count == 2, let offset = ByteCount(text: String(parts[0])),
+            let count = ByteCount(text: String(parts[1])), count.bytes > 0
+        else { return nil }
+        value = ByteRange(offset: UInt64(offset.bytes), byteCount: UInt64(count.bytes))
+    }
+}
+
+/// A time as people type it.
+struct TimeSpan: ExpressibleByArgument, Sendable {
+    let milliseconds: UInt64
+
+    /// Reads a whole number from 1 on with `ms`, `s`, `min` or `m`, `h` or `d`.
     init?(argument: String) {
         let digits = argument.prefix { $0.isASCII && $0.isNumber }
         let units: [Substring: UInt64] = [
-            "ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000,
+            "ms": 1, "s": 1_000, "min": 60_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000,
         ]
-        guard let count = UInt64(digits), count > 0, count <= UInt32.max,
-            let unit = units[argument.dropFirst(digits.count)],
-            let milliseconds = UInt32(exactly: count * unit)
+        guard let count = UInt64(digits), count > 0,
+            let unit = units[argument.dropFirst(digits.count)]
         else { return nil }
+        let (milliseconds, overflows) = count.multipliedReportingOverflow(by: unit)
+        guard !overflows else { return nil }
         self.milliseconds = milliseconds
     }
 }

@@ -116,7 +116,7 @@ import Wire
                 return
             }
             let deleted = try await writer.delete([key], deadline: desk.soon)
-            #expect(deleted == [true])
+            #expect(deleted == [.ok])
             // Twice the memory that the daemon has passes through it.
             let value = OwnedBytes(count: 1 << 20)
             for _ in 0..<128 {

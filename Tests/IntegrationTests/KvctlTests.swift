@@ -150,6 +150,37 @@ private func object(_ result: CommandResult) throws -> [String: Any] {
         #expect(unreachable.output.isEmpty)
     }
 
+    @Test func `refuses what makes no sense before it asks the daemon`() throws {
+        let nowhere = Tool(.unix(path: "/nonexistent/kvstored.sock"))
+        let key = String(repeating: "ab", count: 32)
+        for arguments in [
+            ["pin", key], ["pin", key, "--for", "0s"], ["pin", key, "--for", "10"],
+            ["pin", key, "--for", "13000d"], ["pin", "--for", "1h"], ["unpin"],
+            ["get", key, "--range", "5"], ["get", key, "--range", "5:0"],
+            ["get", key, "--range", "5:1:2"], ["put", "/dev/null", "--ttl", "50d"],
+            ["ssd", "scrub", "--rate", "0"], ["ssd", "evacuate"], ["ssd", "evacuate", ""],
+            ["ssd", "status", "--address", "tcp:127.0.0.1:1"], ["ssd", "no-such-command"],
+        ] {
+            let result = try runProduct(.kvctl, arguments, environment: nowhere.environment)
+            #expect(result.exitCode == 2, "\(arguments): \(result.errors)")
+            #expect(result.output.isEmpty)
+        }
+        for arguments in [["pin", key, "--for", "10m"], ["get", key, "--range", "4KiB:1"]] {
+            let result = try runProduct(.kvctl, arguments, environment: nowhere.environment)
+            #expect(result.exitCode == 3, "\(arguments): \(result.errors)")
+        }
+    }
+
+    @Test func `says that without an SSD tier nothing is durable`() async throws {
+        try await withDaemon { _, daemon in
+            let kvctl = Tool(daemon.unixAddress)
+            let put = try kvctl("put", "-", "--name", "safe", "--durable", input: "abc")
+            #expect(put.exitCode == 4)
+            #expect(put.output.isEmpty)
+            #expect(try kvctl("ssd", "status").exitCode == 4)
+        }
+    }
+
     @Test func `says when a value is larger than a chunk may be`() async throws {
         try await withDaemon(["--limits-chunk-bytes", "64KiB"]) { _, daemon in
             let file = daemon.folder.path("big")

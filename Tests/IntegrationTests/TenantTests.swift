@@ -34,7 +34,7 @@ private let twoTenants = """
             let looked = try await second.lookup([key], .everyKey, deadline: desk.soon)
             #expect(looked.prefixCount == 0)
             let deleted = try await second.delete([key], deadline: desk.soon)
-            #expect(deleted == [false])
+            #expect(deleted == [.notFound])
             // The same key is the other tenant's to store, with other bytes.
             let outcome = try await second.put(
                 ChunkLabel(key: key), pinned([9]), deadline: desk.soon)

@@ -28,6 +28,80 @@ private func miss(
         body: ChunkRefusal(index: index, message: "not here").encode)
 }
 
+/// Three bytes from the third on.
+private let middle = ByteRange(offset: 2, byteCount: 3)
+
+@Suite struct `Fetching a range` {
+    @Test func `brings its bytes and verifies them`() async throws {
+        try await withClient([
+            greeted([.read, .send(chunk([3, 4, 5], claiming: 100_000))])
+        ]) { bench, client in
+            let room = OwnedBytes(count: 3)
+            let options = GetOptions(layout: .opaque, range: middle)
+            let found = try await client.get(
+                key(1), options, into: room.bytes, deadline: client.soon)
+            #expect(found?.byteCount == 100_000)
+            #expect(found?.payloadByteCount == 3)
+            #expect(room.bytes.array == [3, 4, 5])
+            let sent = try GetRequest.decode(pinned(bench.requests[1].body))
+            #expect(sent.range == middle)
+            #expect(sent.layout == .opaque)
+            #expect(sent.keys[0] == key(1))
+        }
+    }
+
+    @Test func `tells which chunks do not have it`() async throws {
+        let frames =
+            miss(.limitExceeded, index: 0, more: true)
+            + chunk([3, 4, 5], index: 1, more: true, claiming: 5)
+            + chunk([3, 4, 5], index: 2, more: true, checksum: 1, claiming: 9)
+            + miss(.limitExceeded, index: 3)
+        try await withClient([greeted([.read, .send(frames)])]) { _, client in
+            let fetched = try await client.fetch(
+                (0..<4).map { key($0) }, GetOptions(range: middle), deadline: client.soon)
+            guard case .missed(.limitExceeded) = fetched[0].outcome,
+                case .found = fetched[1].outcome, case .damaged = fetched[2].outcome,
+                case .missed(.limitExceeded) = fetched[3].outcome
+            else {
+                Issue.record("\(fetched.map(\.outcome))")
+                return
+            }
+            #expect(fetched[1].memory?.bytes.array == [3, 4, 5])
+        }
+    }
+
+    @Test func `is refused for a single chunk that does not have it`() async throws {
+        let script = greeted([
+            .read, .send(miss(.limitExceeded)), .read, .send(answer(.ping, id: 3)),
+        ])
+        try await withClient([script]) { bench, client in
+            let error = await clientError {
+                _ = try await client.fetch(
+                    key(1), GetOptions(range: middle), deadline: client.soon)
+            }
+            #expect(error?.kind == .refused)
+            #expect(error?.status == .limitExceeded)
+            try await client.ping(deadline: client.soon)
+            #expect(bench.connectionCount == 1)
+        }
+    }
+
+    @Test(arguments: [
+        BrokenAnswer(name: "the whole chunk", bytes: chunk([1, 2, 3, 4, 5])),
+        BrokenAnswer(name: "too few bytes", bytes: chunk([3, 4], claiming: 9)),
+        BrokenAnswer(name: "a chunk that ends before", bytes: chunk([3, 4, 5], claiming: 4)),
+    ])
+    func `ends when the frame does not fit it`(broken: BrokenAnswer) async throws {
+        try await withClient([greeted([.read, .send(broken.bytes), .awaitClose])]) { _, client in
+            let error = await clientError {
+                _ = try await client.fetch(
+                    key(1), GetOptions(range: middle), deadline: client.soon)
+            }
+            #expect(error?.kind == .brokenAnswer, "\(broken.name): \(error as Any)")
+        }
+    }
+}
+
 @Suite struct `Fetching` {
     @Test(arguments: [1, 4_000, 4_096, 5_000, (1 << 20) + 17])
     func `brings the bytes and verifies them`(byteCount: Int) async throws {

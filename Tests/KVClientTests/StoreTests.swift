@@ -109,19 +109,29 @@ import Wire
         }
     }
 
-    @Test func `tells of each key whether it was deleted`() async throws {
-        let reply = answer(.delete, id: 2) {
-            $0.append(UInt32(1))
-            $0.append(UInt32(2))
-            $0.append(Status.ok.rawValue)
-            $0.append(Status.notFound.rawValue)
-        }
-        try await withClient([greeted([.read, .send(reply)])]) { bench, client in
-            let deleted = try await client.delete([key(1), key(2)], deadline: client.soon)
-            #expect(deleted == [true, false])
-            let sent = try DeleteRequest.decode(pinned(bench.requests[1].body))
-            #expect(sent.keys.count == 2)
-            #expect(sent.keys[1] == key(2))
+    @Test func `asks for stable storage where the label does`() async throws {
+        let script = greeted([
+            .read, .send(answer(.put, id: 2)), .read,
+            .send(refusal(.put, id: 3, .notDurable, "there is no SSD tier")), .read,
+            .send(answer(.put, id: 4)),
+        ])
+        try await withClient([script]) { bench, client in
+            let label = ChunkLabel(key: key(1), acknowledge: .ssd)
+            let value = pinned([1, 2, 3])
+            #expect(try await client.put(label, value, deadline: client.soon) == .stored)
+            let error = await clientError {
+                _ = try await client.put(label, value, deadline: client.soon)
+            }
+            #expect(error?.kind == .refused)
+            #expect(error?.status == .notDurable)
+            #expect(error?.message == "there is no SSD tier")
+            // The connection goes on, and other labels ask for nothing.
+            _ = try await client.put(ChunkLabel(key: key(1)), value, deadline: client.soon)
+            let asked = try bench.requests.dropFirst().map {
+                try PutRequest.decode(pinned($0.body)).acknowledge
+            }
+            #expect(asked == [.ssd, .ssd, .memory])
+            #expect(bench.connectionCount == 1)
         }
     }
 }

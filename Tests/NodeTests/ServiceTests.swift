@@ -32,7 +32,7 @@ import Wire
             let prefix = try await client.lookup(keys, .longestPrefix, deadline: client.soon)
             #expect(prefix.prefixCount == 5)
             let deleted = try await client.delete([key(1), key(5)], deadline: client.soon)
-            #expect(deleted == [true, false])
+            #expect(deleted == [.ok, .notFound])
             let rest = try await client.lookup(keys, .everyKey, deadline: client.soon)
             #expect(rest.prefixCount == 1)
             #expect(
@@ -57,7 +57,7 @@ import Wire
             let label = ChunkLabel(key: key(1))
             _ = try await first.put(label, bytes.bytes, deadline: first.soon)
             #expect(try await second.fetch(key(1), deadline: second.soon) == nil)
-            #expect(try await second.delete([key(1)], deadline: second.soon) == [false])
+            #expect(try await second.delete([key(1)], deadline: second.soon) == [.notFound])
             let looked = try await second.lookup([key(1)], .everyKey, deadline: second.soon)
             #expect(looked.prefixCount == 0)
             #expect(try await second.chunkStatistics(key(1), deadline: second.soon) == nil)
@@ -156,7 +156,7 @@ import Wire
                 $0.node.tier.statistics().holdCount == 1
             }
             // Deleted now, it is freed when the slow reader is cut off.
-            #expect(try await client.delete([key(1)], deadline: client.soon) == [true])
+            #expect(try await client.delete([key(1)], deadline: client.soon) == [.ok])
             try await client.ping(deadline: client.soon)
             try await world.until("the hold ends") { $0.node.tier.statistics().holdCount == 0 }
             #expect(world.node.tier.statistics().usedByteCount == 0)

@@ -36,7 +36,7 @@ extension Client {
             let leased = try await client.lease(one: key(1))
             #expect(leased.bytes.isEqual(to: bytes.bytes))
             #expect(leased.checksum == Checksum.of(bytes.bytes))
-            #expect(try await client.delete([key(1)], deadline: client.soon) == [true])
+            #expect(try await client.delete([key(1)], deadline: client.soon) == [.ok])
             #expect(leased.bytes.isEqual(to: bytes.bytes))
             #expect(client.isGood(leased))
             #expect(world.node.tier.statistics().usedByteCount > 0)
