@@ -3,7 +3,7 @@
 # A menu: each line calls one script, which says what it does and takes arguments.
 
 help:  ## Show this menu
-	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 20
 
 setup:  ## Install what the build and the tests need
 	dev/setup
@@ -21,6 +21,16 @@ bench:  ## Compare with a blocking C server, memcached and Redis
 	swift build -c release --product kvstored
 	dev/bench
 
+bench-ssd:  ## Compare the SSD tier with fio
+	dev/setup --bench
+	swift build -c release --product kvstored
+	dev/bench-ssd
+
+bench-ssd-recovery:  ## Time starts on a terabyte of chunks
+	dev/setup --bench
+	swift build -c release --product kvstored
+	dev/bench-ssd --recovery
+
 fuzz:  ## Fuzz every decoder for ten minutes
 	Fuzz/run --seconds 600
 
@@ -30,4 +40,4 @@ format:  ## Format all Swift files
 generate:  ## Rewrite the generated documents
 	dev/generate
 
-.PHONY: help setup test demo bench fuzz format generate
+.PHONY: help setup test demo bench bench-ssd bench-ssd-recovery fuzz format generate

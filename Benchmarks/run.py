@@ -9,8 +9,6 @@ docs/benchmarks.md.
 
 import argparse
 import json
-import os
-import platform
 import random
 import shutil
 import signal
@@ -21,9 +19,9 @@ import time
 from pathlib import Path
 
 from harness import cells as cell_list
-from harness import report
+from harness import machine, report
 from harness.servers import (
-    PROGRAMS, TOP, HarnessError, Server, find_kvstored, program_of, real_time_prefix)
+    PROGRAMS, HarnessError, Server, find_kvstored, program_of, real_time_prefix)
 
 SYSTEMS = ("reference", "kvstore", "memcached", "redis")
 LOAD_SECONDS_MAX = 120
@@ -173,25 +171,9 @@ class Run:
         return done.returncode
 
 
-def first_line(path):
-    try:
-        return Path(path).read_text().splitlines()[0]
-    except (OSError, IndexError):
-        return "?"
-
-
 def print_conditions(run):
     arguments = run.arguments
-    model = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo")
-                  if line.startswith("model name")), "?")
-    commit = subprocess.run(["git", "-C", str(TOP), "rev-parse", "--short", "HEAD"],
-                            capture_output=True, text=True, check=False).stdout.strip() or "?"
-    huge = "/sys/kernel/mm/transparent_hugepage"
-    print(f"commit {commit}, seed {arguments.seed}, Linux {platform.release()}, "
-          f"{os.cpu_count()} x {model}, load average {os.getloadavg()[0]:.1f}")
-    print(f"scheduler {'SCHED_FIFO' if run.prefix else 'normal'}; huge pages: anonymous "
-          f"{first_line(huge + '/enabled')}, shared {first_line(huge + '/shmem_enabled')}, "
-          f"reserved {first_line('/proc/sys/vm/nr_hugepages')}")
+    print("\n".join(machine.lines(arguments.seed, run.prefix)))
     print(f"{arguments.rounds} rounds of {arguments.milliseconds} ms a row; budget "
           f"{arguments.memory_mebibytes} MiB a server, values of {arguments.key_set_mebibytes} MiB")
     for server in run.servers.values():

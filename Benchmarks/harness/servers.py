@@ -13,6 +13,7 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[2]
 PROGRAMS = TOP / "build" / "bench"
 READY_SECONDS_MAX = 60.0
+READY_POLL_SECONDS = 0.01
 STOP_SECONDS_MAX = 10.0
 REAL_TIME_PRIORITY = 5
 CONNECTION_COUNT_MAX = 16384
@@ -40,7 +41,7 @@ def kvstored_command(program, server):
         "--listen-unix-socket", server.unix_socket,
         "--listen-tcp", f"127.0.0.1:{server.port}",
         "--memory-budget", f"{server.memory_mebibytes}MiB",
-        "--memory-prefault", "true",
+        "--memory-prefault", "true" if server.prefaults else "false",
         *server.more_arguments,
     ]
 
@@ -118,8 +119,10 @@ def clean_environment():
 class Server:
     """One started server: its process, port, socket and log."""
 
-    def __init__(self, system, program, folder, memory_mebibytes, prefix, more_arguments=()):
+    def __init__(self, system, program, folder, memory_mebibytes, prefix, more_arguments=(),
+                 prefaults=True):
         self.system = system
+        self.prefaults = prefaults  # kvstored: whether its memory is touched before it is ready
         self.more_arguments = more_arguments
         self.folder = str(folder)
         self.memory_mebibytes = memory_mebibytes
@@ -139,15 +142,15 @@ class Server:
     def log_tail(self):
         return self.log_path.read_text(errors="replace")[-2000:]
 
-    def wait_until_ready(self):
-        deadline = time.monotonic() + READY_SECONDS_MAX
+    def wait_until_ready(self, seconds_max=READY_SECONDS_MAX):
+        deadline = time.monotonic() + seconds_max
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise HarnessError(f"{self.system} ended at once:\n{self.log_tail()}")
             unix_ready = not self.has_unix_socket or os.path.exists(self.unix_socket)
             if unix_ready and self.port_answers():
                 return
-            time.sleep(0.05)
+            time.sleep(READY_POLL_SECONDS)
         raise HarnessError(f"{self.system} was not ready in time:\n{self.log_tail()}")
 
     def port_answers(self):

@@ -26,7 +26,14 @@ struct value_source {
     bool durable;  // the answer shall mean that it is on stable storage; kvstore alone knows this
 };
 
-enum outcome { OUTCOME_OK, OUTCOME_EXISTS, OUTCOME_ABSENT, OUTCOME_BUSY, OUTCOME_FAILED };
+enum outcome {
+    OUTCOME_OK,
+    OUTCOME_EXISTS,
+    OUTCOME_ABSENT,
+    OUTCOME_BUSY,
+    OUTCOME_NOT_DURABLE,  // stored, but not yet on stable storage, which was asked for
+    OUTCOME_FAILED,
+};
 
 struct connection;
 

@@ -30,6 +30,7 @@ enum {
     STATUS_NOT_FOUND = 1,
     STATUS_EXISTS = 2,
     STATUS_BUSY = 3,
+    STATUS_NOT_DURABLE = 17,
     BODY_BYTE_COUNT_MAX = 4096,   // larger ones do not occur with batches as small as ours ...
     STAT_BYTE_COUNT_MAX = 65536,  // ... save in the answer to STAT
     ACKNOWLEDGE_ON_SSD = 1,
@@ -236,6 +237,7 @@ static enum outcome take_error(struct connection *connection, const struct frame
     if (header->status == STATUS_NOT_FOUND) return OUTCOME_ABSENT;
     if (header->status == STATUS_EXISTS) return OUTCOME_EXISTS;
     if (header->status == STATUS_BUSY) return OUTCOME_BUSY;
+    if (header->status == STATUS_NOT_DURABLE) return OUTCOME_NOT_DURABLE;
     int text_byte_count = 0;
     if (header->body_byte_count > index_byte_count + 2) {
         text_byte_count = (int)(header->body_byte_count - index_byte_count - 2);

@@ -34,15 +34,17 @@ enum outcome put_patiently(const struct driver *driver, struct connection *conne
                            const struct value_key *key, const struct value_source *source,
                            uint64_t *busy_count) {
     const struct timespec pause = {.tv_nsec = BUSY_PAUSE_NANOSECONDS};
-    enum outcome outcome = OUTCOME_BUSY;
-    for (int attempt = 0; attempt < BUSY_ATTEMPT_COUNT_MAX && outcome == OUTCOME_BUSY;
-         attempt += 1) {
-        outcome = driver->put(connection, key, source);
-        if (outcome != OUTCOME_BUSY) break;
+    bool was_stored = false;
+    for (int attempt = 1;; attempt += 1) {
+        const enum outcome outcome = driver->put(connection, key, source);
+        // What an earlier attempt stored exists; by now, on stable storage too.
+        if (outcome == OUTCOME_EXISTS && was_stored) return OUTCOME_OK;
+        if (outcome != OUTCOME_BUSY && outcome != OUTCOME_NOT_DURABLE) return outcome;
+        was_stored = was_stored || outcome == OUTCOME_NOT_DURABLE;
         *busy_count += 1;
+        if (attempt == BUSY_ATTEMPT_COUNT_MAX) return outcome;
         nanosleep(&pause, NULL);
     }
-    return outcome;
 }
 
 void key_set_load(const struct key_set *set, const struct driver *driver,

@@ -25,7 +25,8 @@ struct value_key key_set_key(const struct key_set *set, uint64_t number);
 // What seeds the pattern of the key's value.
 uint64_t value_seed(const struct value_key *key);
 
-// Puts one value, again and again while the server is busy, within limits.
+// Puts one value, again and again while the server is busy or its queue to stable storage is full,
+// within limits. Such answers are counted.
 enum outcome put_patiently(const struct driver *driver, struct connection *connection,
                            const struct value_key *key, const struct value_source *source,
                            uint64_t *busy_count);

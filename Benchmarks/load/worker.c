@@ -19,9 +19,10 @@ static void expect_ok(const struct worker *worker, enum outcome outcome) {
     if (outcome == OUTCOME_OK) return;
     fail("%s: operation %llu answered %s: %s", worker->driver->name,
          (unsigned long long)worker->operation_count,
-         outcome == OUTCOME_ABSENT ? "absent"
-         : outcome == OUTCOME_BUSY ? "busy"
-                                   : "a fault",
+         outcome == OUTCOME_ABSENT        ? "absent"
+         : outcome == OUTCOME_BUSY        ? "busy"
+         : outcome == OUTCOME_NOT_DURABLE ? "not durable"
+                                          : "a fault",
          worker->driver->fault(worker->connection));
 }
 
