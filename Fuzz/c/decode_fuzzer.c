@@ -64,6 +64,7 @@ static void decode_records(const uint8_t *body, size_t byte_count, bool prefix) 
 static void decode_one(uint8_t choice, const uint8_t *body, size_t byte_count) {
     char text[KVSI_ERROR_TEXT_BYTE_COUNT];
     kvs_stat_pair pairs[PAIR_COUNT];
+    kvs_status statuses[KEY_COUNT];
     struct kvsi_hello hello;
     struct kvsi_get_record record;
     struct kvsi_reserve reserve;
@@ -81,8 +82,10 @@ static void decode_one(uint8_t choice, const uint8_t *body, size_t byte_count) {
     case 5: decode_records(body, byte_count, false); break;
     case 6: decode_records(body, byte_count, true); break;
     case 7:
-        if (kvsi_decode_delete(body, byte_count, KEY_COUNT, &count)) {
-            require(count <= KEY_COUNT);
+        if (kvsi_decode_statuses(body, byte_count, KEY_COUNT, statuses)) {
+            for (size_t index = 0; index < KEY_COUNT; index += 1) {
+                require(statuses[index] <= KVS_NOT_DURABLE);
+            }
         }
         break;
     case 8:

@@ -271,18 +271,18 @@ bool kvsi_decode_lookup(const uint8_t *body, size_t byte_count, size_t key_count
     return is_complete(&reader);
 }
 
-bool kvsi_decode_delete(const uint8_t *body, size_t byte_count, size_t key_count,
-                        size_t *deleted_count) {
+bool kvsi_decode_statuses(const uint8_t *body, size_t byte_count, size_t key_count,
+                          kvs_status *statuses) {
     struct reader reader = reader_over(body, byte_count);
-    size_t ok_count = 0;
-    *deleted_count = take_u32(&reader);
+    size_t ok_count = take_u32(&reader);
     if (take_u32(&reader) != key_count) {
         return false;
     }
     for (size_t index = 0; index < key_count; index += 1) {
-        ok_count += take_u16(&reader) == KVS_OK ? 1 : 0;
+        statuses[index] = kvsi_decode_status(take_u16(&reader));
+        ok_count -= statuses[index] == KVS_OK ? 1 : 0;
     }
-    return is_complete(&reader) && ok_count == *deleted_count;
+    return is_complete(&reader) && ok_count == 0;
 }
 
 bool kvsi_decode_stat(const uint8_t *body, size_t byte_count, kvs_stat_pair *pairs,

@@ -84,21 +84,27 @@ size_t kvsi_encode_put(uint8_t *body, const kvs_key *key, uint64_t byte_count,
     put_bytes(&writer, options->layout.bytes, KVS_LAYOUT_BYTE_COUNT);
     put_u64(&writer, byte_count);
     put_u32(&writer, options->time_to_live_milliseconds);
-    put_zeros(&writer, 12);  // level raw, acknowledge when in memory, reserved
+    put_u8(&writer, 0);  // level raw
+    put_u8(&writer, (options->flags & KVS_DURABLE) != 0);
+    put_zeros(&writer, 10);
     return (size_t)(writer.next - body);
 }
 
 size_t kvsi_encode_get(uint8_t *body, const kvs_key *keys, size_t key_count,
-                       const kvs_layout *expected_layout) {
+                       const kvs_layout *expected_layout, const struct kvsi_range *range) {
     struct writer writer = {body};
     put_u16(&writer, (uint16_t)key_count);
     put_u8(&writer, 0);
-    put_u8(&writer, expected_layout != NULL);
+    put_u8(&writer, (uint8_t)((expected_layout != NULL) | (range != NULL) << 1));
     put_u32(&writer, 0);
     if (expected_layout != NULL) {
         put_bytes(&writer, expected_layout->bytes, KVS_LAYOUT_BYTE_COUNT);
     } else {
         put_zeros(&writer, KVS_LAYOUT_BYTE_COUNT);
+    }
+    if (range != NULL) {
+        put_u64(&writer, range->offset);
+        put_u64(&writer, range->byte_count);
     }
     put_keys(&writer, keys, key_count);
     return (size_t)(writer.next - body);
@@ -117,6 +123,16 @@ size_t kvsi_encode_delete(uint8_t *body, const kvs_key *keys, size_t key_count) 
     struct writer writer = {body};
     put_u16(&writer, (uint16_t)key_count);
     put_zeros(&writer, 6);
+    put_keys(&writer, keys, key_count);
+    return (size_t)(writer.next - body);
+}
+
+size_t kvsi_encode_pin(uint8_t *body, const kvs_key *keys, size_t key_count,
+                       uint64_t milliseconds) {
+    struct writer writer = {body};
+    put_u16(&writer, (uint16_t)key_count);
+    put_zeros(&writer, 6);
+    put_u64(&writer, milliseconds);
     put_keys(&writer, keys, key_count);
     return (size_t)(writer.next - body);
 }

@@ -12,7 +12,7 @@
 
 enum { LEASE_BATCH_KEY_COUNT = 64 };
 
-/// One call of kvs_get or kvs_get_with.
+/// One call of kvs_get, kvs_get_with or kvs_get_range.
 struct get_call {
     kvs_client *client;
     const kvs_key *keys;
@@ -22,6 +22,7 @@ struct get_call {
     void *context;
     kvs_get_result *results;
     const kvs_layout *expected_layout;
+    const struct kvsi_range *range;  // NULL: whole chunks
     kvsi_instant deadline;
 };
 
@@ -68,30 +69,41 @@ static void set_results(const struct get_call *call, size_t first, size_t count,
 
 // Through the socket ------------------------------------------------------------------------------
 
-static bool is_per_key(kvs_status status) {
+static bool is_per_key(const struct get_call *call, kvs_status status) {
     return status == KVS_NOT_FOUND || status == KVS_LAYOUT_MISMATCH ||
-           status == KVS_DEADLINE_EXCEEDED;
+           status == KVS_DEADLINE_EXCEEDED ||
+           (status == KVS_LIMIT_EXCEEDED && call->range != NULL);
 }
 
-/// Takes the payload of an `ok` frame to its destination, or past it.
+/// Whether a payload of `byte_count` bytes is what was asked for of this chunk.
+static bool is_wanted(const struct get_call *call, const kvs_chunk_description *chunk,
+                      uint64_t byte_count) {
+    const struct kvsi_range *range = call->range;
+    if (range == NULL) {
+        return byte_count == chunk->byte_count;
+    }
+    return byte_count == range->byte_count && range->byte_count <= chunk->byte_count &&
+           range->offset <= chunk->byte_count - range->byte_count;
+}
+
+/// Takes the `byte_count` bytes of an `ok` frame's payload to their destination, or past it.
 static kvs_status receive_chunk(const struct get_call *call, size_t index,
-                                const struct kvsi_get_record *record) {
+                                const struct kvsi_get_record *record, uint64_t byte_count) {
     kvs_client *client = call->client;
     const kvs_chunk_description *chunk = &record->description;
     struct target target;
-    if (!find_target(call, index, chunk->byte_count, &target)) {
-        kvs_status status = kvsi_transport_discard(client, chunk->byte_count, call->deadline);
-        set_result(call, index, KVS_DESTINATION_TOO_SMALL, chunk->byte_count,
+    if (!find_target(call, index, byte_count, &target)) {
+        kvs_status status = kvsi_transport_discard(client, byte_count, call->deadline);
+        set_result(call, index, KVS_DESTINATION_TOO_SMALL, byte_count,
                    chunk->remaining_milliseconds);
         return status;
     }
     uint64_t checksum = 0;
-    kvs_status status =
-        kvsi_transport_receive_spans(client, target.spans, target.span_count, chunk->byte_count,
-                                     &checksum, call->deadline);
+    kvs_status status = kvsi_transport_receive_spans(
+        client, target.spans, target.span_count, byte_count, &checksum, call->deadline);
     if (status == KVS_OK) {
-        set_result(call, index, checksum == chunk->checksum ? KVS_OK : KVS_DAMAGED,
-                   chunk->byte_count, chunk->remaining_milliseconds);
+        set_result(call, index, checksum == chunk->checksum ? KVS_OK : KVS_DAMAGED, byte_count,
+                   chunk->remaining_milliseconds);
     }
     return status;
 }
@@ -115,14 +127,14 @@ static kvs_status receive_key(const struct get_call *call, uint64_t request_id, 
         struct kvsi_get_record record;
         if (!kvsi_decode_get(client->response_body, response.body_byte_count, &record) ||
             record.index != place || record.description.level != 0 ||
-            record.description.byte_count != response.payload_byte_count ||
+            !is_wanted(call, &record.description, response.payload_byte_count) ||
             (!has_more && place + 1 != count)) {
             return kvsi_refuse_body(client, "GET");
         }
-        return receive_chunk(call, first + place, &record);
+        return receive_chunk(call, first + place, &record, response.payload_byte_count);
     }
     bool is_final = (response.flags & KVSI_FLAG_FINAL) != 0;
-    if (!is_per_key(status) || is_final) {
+    if (!is_per_key(call, status) || is_final) {
         // The whole request was refused.
         return has_more ? kvsi_refuse_body(client, "GET") : kvsi_finish_frame(client, &response);
     }
@@ -140,7 +152,7 @@ static kvs_status get_batch(const struct get_call *call, size_t first, size_t co
     kvs_client *client = call->client;
     uint64_t request_id = 0;
     size_t body_byte_count = kvsi_encode_get(kvsi_request_body(client), call->keys + first, count,
-                                             call->expected_layout);
+                                             call->expected_layout, call->range);
     kvs_status status =
         kvsi_send_request(client, KVSI_GET, body_byte_count, call->deadline, &request_id);
     for (size_t place = 0; place < count; place += 1) {
@@ -157,7 +169,7 @@ static kvs_status get_batch(const struct get_call *call, size_t first, size_t co
 }
 
 static kvs_status get_by_socket(const struct get_call *call, size_t first, size_t count) {
-    size_t limit = kvsi_batch_key_count(call->client, 24);
+    size_t limit = kvsi_batch_key_count(call->client, call->range != NULL ? 40 : 24);
     while (count != 0) {
         size_t batch = count < limit ? count : limit;
         kvs_status status = get_batch(call, first, batch);
@@ -258,7 +270,8 @@ static kvs_status get(struct get_call *call, uint32_t deadline_milliseconds) {
         set_results(call, 0, call->key_count, status);
         return status;
     }
-    bool shared = kvsi_is_shared(call->client) && call->expected_layout == NULL;
+    bool shared = kvsi_is_shared(call->client) && call->expected_layout == NULL &&
+                  call->range == NULL;
     return shared ? get_shared(call) : get_by_socket(call, 0, call->key_count);
 }
 
@@ -271,6 +284,20 @@ kvs_status kvs_get(kvs_client *client, const kvs_key *keys, size_t key_count,
     struct get_call call = {.client = client, .keys = keys, .key_count = key_count,
                             .destinations = destinations, .results = results,
                             .expected_layout = expected_layout};
+    return get(&call, deadline_milliseconds);
+}
+
+kvs_status kvs_get_range(kvs_client *client, const kvs_key *keys, size_t key_count,
+                         uint64_t offset, uint64_t byte_count,
+                         const kvs_destination *destinations, kvs_get_result *results,
+                         const kvs_layout *expected_layout, uint32_t deadline_milliseconds) {
+    if ((destinations == NULL && key_count != 0) || byte_count == 0) {
+        return KVS_INVALID_ARGUMENT;
+    }
+    const struct kvsi_range range = {offset, byte_count};
+    struct get_call call = {.client = client, .keys = keys, .key_count = key_count,
+                            .destinations = destinations, .results = results,
+                            .expected_layout = expected_layout, .range = &range};
     return get(&call, deadline_milliseconds);
 }
 

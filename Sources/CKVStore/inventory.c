@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The short verbs: ping, keys under the namespace's secret, lookup, delete, figures.
+// The short verbs: ping, keys under the namespace's secret, lookup, delete, pin, figures.
 #include "internal.h"
 
 #include <string.h>
@@ -120,12 +120,32 @@ kvs_status kvs_lookup_prefix(kvs_client *client, const kvs_key *keys, size_t key
     return lookup(client, keys, key_count, true, prefix_count, records, deadline_milliseconds);
 }
 
-// Delete and figures ------------------------------------------------------------------------------
+// Delete, pin and figures -------------------------------------------------------------------------
+
+/// One batch of DELETE, PIN or UNPIN; `milliseconds` is PIN's.
+static kvs_status exchange_statuses(kvs_client *client, uint8_t verb, const kvs_key *keys,
+                                    size_t count, uint64_t milliseconds, kvs_status *statuses,
+                                    kvsi_instant deadline) {
+    uint8_t *body = kvsi_request_body(client);
+    size_t byte_count = 0;
+    size_t body_byte_count = verb == KVSI_PIN ? kvsi_encode_pin(body, keys, count, milliseconds)
+                                              : kvsi_encode_delete(body, keys, count);
+    kvs_status status = kvsi_exchange(client, verb, body_byte_count, &byte_count, deadline);
+    if (status == KVS_OK &&
+        !kvsi_decode_statuses(client->response_body, byte_count, count, statuses)) {
+        status = kvsi_refuse_body(client, verb == KVSI_PIN      ? "PIN"
+                                          : verb == KVSI_UNPIN ? "UNPIN"
+                                                               : "DELETE");
+    }
+    return status;
+}
 
 kvs_status kvs_delete(kvs_client *client, const kvs_key *keys, size_t key_count,
                       size_t *deleted_count, uint32_t deadline_milliseconds) {
     kvsi_instant deadline;
+    kvs_status statuses[KVSI_KEY_COUNT_MAXIMUM];
     size_t total = 0;
+    size_t not_durable_count = 0;
     if (key_count != 0 && keys == NULL) {
         return KVS_INVALID_ARGUMENT;
     }
@@ -133,22 +153,60 @@ kvs_status kvs_delete(kvs_client *client, const kvs_key *keys, size_t key_count,
     for (size_t first = 0; status == KVS_OK && first < key_count;) {
         size_t limit = kvsi_batch_key_count(client, 8);
         size_t count = key_count - first < limit ? key_count - first : limit;
-        size_t byte_count = 0;
-        size_t deleted = 0;
-        size_t body_byte_count =
-            kvsi_encode_delete(kvsi_request_body(client), keys + first, count);
-        status = kvsi_exchange(client, KVSI_DELETE, body_byte_count, &byte_count, deadline);
-        if (status == KVS_OK &&
-            !kvsi_decode_delete(client->response_body, byte_count, count, &deleted)) {
-            status = kvsi_refuse_body(client, "DELETE");
+        status = exchange_statuses(client, KVSI_DELETE, keys + first, count, 0, statuses,
+                                   deadline);
+        for (size_t index = 0; status == KVS_OK && index < count; index += 1) {
+            bool was_kept = statuses[index] == KVS_NOT_DURABLE;
+            not_durable_count += was_kept ? 1 : 0;
+            total += was_kept || statuses[index] == KVS_OK ? 1 : 0;
         }
-        total += status == KVS_OK ? deleted : 0;
         first += count;
     }
     if (deleted_count != NULL) {
         *deleted_count = total;
     }
+    if (status == KVS_OK && not_durable_count != 0) {
+        status = kvsi_fail(client, KVS_NOT_DURABLE,
+                           "%zu deleted chunks may come back after a restart of the daemon",
+                           not_durable_count);
+    }
     return status;
+}
+
+static kvs_status pin_or_unpin(kvs_client *client, uint8_t verb, const kvs_key *keys,
+                               size_t key_count, uint64_t milliseconds, kvs_status *statuses,
+                               uint32_t deadline_milliseconds) {
+    kvsi_instant deadline;
+    size_t first = 0;
+    if (client == NULL || (key_count != 0 && (keys == NULL || statuses == NULL))) {
+        return KVS_INVALID_ARGUMENT;
+    }
+    kvs_status status = kvsi_begin(client, deadline_milliseconds, &deadline);
+    while (status == KVS_OK && first < key_count) {
+        size_t limit = kvsi_batch_key_count(client, verb == KVSI_PIN ? 16 : 8);
+        size_t count = key_count - first < limit ? key_count - first : limit;
+        status = exchange_statuses(client, verb, keys + first, count, milliseconds,
+                                   statuses + first, deadline);
+        first += status == KVS_OK ? count : 0;
+    }
+    for (; first < key_count; first += 1) {
+        statuses[first] = status;
+    }
+    return status;
+}
+
+kvs_status kvs_pin(kvs_client *client, const kvs_key *keys, size_t key_count,
+                   uint64_t milliseconds, kvs_status *statuses, uint32_t deadline_milliseconds) {
+    if (milliseconds == 0 || milliseconds > KVS_PIN_MILLISECONDS_MAXIMUM) {
+        return KVS_INVALID_ARGUMENT;
+    }
+    return pin_or_unpin(client, KVSI_PIN, keys, key_count, milliseconds, statuses,
+                        deadline_milliseconds);
+}
+
+kvs_status kvs_unpin(kvs_client *client, const kvs_key *keys, size_t key_count,
+                     kvs_status *statuses, uint32_t deadline_milliseconds) {
+    return pin_or_unpin(client, KVSI_UNPIN, keys, key_count, 0, statuses, deadline_milliseconds);
 }
 
 kvs_status kvs_stat(kvs_client *client, kvs_stat_pair *pairs, size_t capacity, size_t *pair_count,

@@ -223,7 +223,9 @@ kvs_status kvs_reserve(kvs_client *client, const kvs_key *key, uint64_t byte_cou
                        uint32_t deadline_milliseconds) {
     static const kvs_put_options default_options;
     kvsi_instant deadline;
-    if (key == NULL || reservation == NULL || byte_count == 0) {
+    options = options != NULL ? options : &default_options;
+    if (key == NULL || reservation == NULL || byte_count == 0 ||
+        (options->flags & ~KVS_DURABLE) != 0) {
         return KVS_INVALID_ARGUMENT;
     }
     *reservation = (kvs_reservation){.bytes = NULL};
@@ -239,8 +241,7 @@ kvs_status kvs_reserve(kvs_client *client, const kvs_key *key, uint64_t byte_cou
                          "%llu bytes are more than can be reserved; use kvs_put",
                          (unsigned long long)byte_count);
     }
-    return kvsi_reserve(client, key, byte_count, options != NULL ? options : &default_options,
-                        reservation, deadline);
+    return kvsi_reserve(client, key, byte_count, options, reservation, deadline);
 }
 
 /// Whether the reservation can still be ended by a request; forgets it otherwise.

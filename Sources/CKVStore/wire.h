@@ -39,6 +39,8 @@ enum kvsi_verb {
     KVSI_RESERVE = 0x22,
     KVSI_COMMIT = 0x23,
     KVSI_ABORT = 0x24,
+    KVSI_PIN = 0x30,
+    KVSI_UNPIN = 0x31,
 };
 
 enum kvsi_flag {
@@ -70,15 +72,24 @@ struct kvsi_hello_request {
     const char *client_name;
 };
 
+/// A part of every chunk of a GET; NULL where it is asked for means all of it.
+struct kvsi_range {
+    uint64_t offset;
+    uint64_t byte_count;
+};
+
 // Each encoder writes a body and returns its byte count. The caller's buffer holds
 // KVSI_BODY_BYTE_COUNT_MAXIMUM bytes and the counts are within the limits above.
 size_t kvsi_encode_hello(uint8_t *body, const struct kvsi_hello_request *hello);
 size_t kvsi_encode_put(uint8_t *body, const kvs_key *key, uint64_t byte_count,
                        const kvs_put_options *options);
 size_t kvsi_encode_get(uint8_t *body, const kvs_key *keys, size_t key_count,
-                       const kvs_layout *expected_layout);
+                       const kvs_layout *expected_layout, const struct kvsi_range *range);
 size_t kvsi_encode_lookup(uint8_t *body, const kvs_key *keys, size_t key_count, bool prefix);
+/// DELETE, and UNPIN.
 size_t kvsi_encode_delete(uint8_t *body, const kvs_key *keys, size_t key_count);
+size_t kvsi_encode_pin(uint8_t *body, const kvs_key *keys, size_t key_count,
+                       uint64_t milliseconds);
 size_t kvsi_encode_stat(uint8_t *body, const kvs_key *key);
 size_t kvsi_encode_lease(uint8_t *body, const kvs_key *keys, size_t key_count,
                          const uint64_t *released, size_t released_count, uint32_t milliseconds);
@@ -150,8 +161,9 @@ bool kvsi_decode_get_miss(const uint8_t *body, size_t byte_count, uint32_t *inde
 /// for.
 bool kvsi_decode_lookup(const uint8_t *body, size_t byte_count, size_t key_count, bool prefix,
                         size_t *prefix_count, kvs_lookup_record *records);
-bool kvsi_decode_delete(const uint8_t *body, size_t byte_count, size_t key_count,
-                        size_t *deleted_count);
+/// DELETE, PIN and UNPIN: a status for each of `key_count` keys.
+bool kvsi_decode_statuses(const uint8_t *body, size_t byte_count, size_t key_count,
+                          kvs_status *statuses);
 bool kvsi_decode_stat(const uint8_t *body, size_t byte_count, kvs_stat_pair *pairs,
                       size_t capacity, size_t *pair_count);
 

@@ -36,11 +36,12 @@ def ids_of(ids):
 
 
 def put_body(fields):
-    if fields["level"] or fields["acknowledge"]:
+    if fields["level"]:
         return None
+    flags = "KVS_DURABLE" if fields["acknowledge"] else "0"
     return (f"kvsi_encode_put(body, (const kvs_key *){raw(fields['key'])}, "
             f"{fields['chunk_byte_count']}u, options({raw(fields['layout'])}, "
-            f"{fields['time_to_live_ms']}u))")
+            f"{fields['time_to_live_ms']}u, {flags}))")
 
 
 def hello_body(fields):
@@ -53,10 +54,12 @@ def hello_body(fields):
 
 
 def get_body(fields):
-    if fields["level"] != 0 or fields["options"] > 1:
+    if fields["level"] != 0:
         return None
-    layout = f"(const kvs_layout *){raw(fields['layout'])}" if fields["options"] else "NULL"
-    return f"kvsi_encode_get(body, {keys_of(fields)}, {layout})"
+    layout = f"(const kvs_layout *){raw(fields['layout'])}" if fields["options"] & 1 else "NULL"
+    ranged = (f"&(const struct kvsi_range){{{fields['range_offset']}u, "
+              f"{fields['range_byte_count']}u}}" if fields["options"] & 2 else "NULL")
+    return f"kvsi_encode_get(body, {keys_of(fields)}, {layout}, {ranged})"
 
 
 BODIES = {
@@ -67,6 +70,8 @@ BODIES = {
     "GET": get_body,
     "LOOKUP": lambda f: f"kvsi_encode_lookup(body, {keys_of(f)}, {f['mode']})",
     "DELETE": lambda f: f"kvsi_encode_delete(body, {keys_of(f)})",
+    "PIN": lambda f: f"kvsi_encode_pin(body, {keys_of(f)}, {f['pin_ms']}u)",
+    "UNPIN": lambda f: f"kvsi_encode_delete(body, {keys_of(f)})",
     "STAT": lambda f: "kvsi_encode_stat(body, "
                       + (f"(const kvs_key *){raw(f['key'])})" if f["scope"] else "NULL)"),
     "LEASE": lambda f: f"kvsi_encode_lease(body, {keys_of(f)}, {ids_of(f['released'])}, "
@@ -117,7 +122,7 @@ def stat_pairs(fields):
 
 def answer(vector):
     head, verb, f = frame_of(vector), vector["verb"], vector["fields"]
-    if verb not in BODIES or "range_byte_count" in vector:
+    if verb not in BODIES:
         return None  # an answer to what this client never says
     common = f"{head}, KVSI_{verb}, {vector['request_id']}u"
     if vector["status"] != "ok":
@@ -134,11 +139,14 @@ def answer(vector):
                 f"{f['chunk_byte_count_limit']}u, {f['lease_ms_limit']}u, "
                 f"{f['arena_byte_count']}u, {f['staging_byte_count_limit']}u}});")
     if verb == "GET" or vector["scope"] == 1:
-        return f"    check_chunk({common}, {f['index']}, {description(f)});"
+        payload = vector["payload_byte_count"] if verb == "GET" else 0
+        return f"    check_chunk({common}, {payload}u, {f['index']}, {description(f)});"
     if verb == "LOOKUP":
         return f"    check_lookup({head}, {f['prefix_count']}, {lookup_records(f)});"
-    if verb == "DELETE":
-        return f"    check_delete({head}, {f['deleted_count']}, {len(f['statuses'])});"
+    if verb in ("DELETE", "PIN", "UNPIN"):
+        listed = ", ".join(f"{status}" for status in f["statuses"])
+        return (f"    check_statuses({common}, (const int[]){{{listed}}}, "
+                f"{len(f['statuses'])});")
     if verb == "STAT":
         return f"    check_stat({head}, {stat_pairs(f)});"
     if verb == "LEASE":
@@ -151,11 +159,12 @@ def answer(vector):
 
 def bad_answer(vector):
     frame = bytes.fromhex(vector["frame"])
-    numbers = {0x01, 0x02, 0x10, 0x11, 0x12, 0x13, 0x14, 0x20, 0x21, 0x22, 0x23, 0x24}
-    if frame[5] in {0x30, 0x31, 0x60} or "range_byte_count" in vector:
+    numbers = {0x01, 0x02, 0x10, 0x11, 0x12, 0x13, 0x14, 0x20, 0x21, 0x22, 0x23, 0x24, 0x30, 0x31}
+    if frame[5] == 0x60:
         return None  # an answer to what this client never says
     verb = frame[5] if frame[5] in numbers else 0x02
-    return (f"    check_bad({frame_of(vector)}, {vector['zeros']}, {verb}, {vector['scope']});")
+    return (f"    check_bad({frame_of(vector)}, {vector['zeros']}, {verb}, {vector['scope']}, "
+            f"{vector.get('range_byte_count', 0)}u);")
 
 
 def layout(vector):

@@ -22,6 +22,7 @@ import time
 
 BEHAVIOURS = {
     "honest": "speaks the protocol",
+    "forgetful": "speaks the protocol, and has nothing that would survive a restart",
     "shared": "grants shared memory",
     "refuses-leases": "grants shared memory, then answers LEASE with unsupported",
     "silent": "accepts and never answers",
@@ -53,8 +54,10 @@ BEHAVIOURS = {
 
 HELLO, PING, PUT, GET, LOOKUP, DELETE, STAT = 0x01, 0x02, 0x10, 0x11, 0x12, 0x13, 0x14
 LEASE, RELEASE, RESERVE, COMMIT, ABORT = 0x20, 0x21, 0x22, 0x23, 0x24
+PIN, UNPIN, CONTROL = 0x30, 0x31, 0x60
 OK, NOT_FOUND, EXISTS, CHECKSUM_MISMATCH, UNAUTHORIZED, UNSUPPORTED = 0, 1, 2, 6, 7, 8
-NO_LEASE, LAYOUT_MISMATCH = 12, 15
+NO_LEASE, LIMIT_EXCEEDED, LAYOUT_MISMATCH, NOT_DURABLE = 12, 14, 15, 17
+BUSY, PINNED_MOST = 3, 4
 RESPONSE, MORE, FINAL = 1, 2, 4
 FOR_EVER = 2**64 - 1
 ARENA_BYTES = 64 << 20
@@ -96,16 +99,20 @@ class Store:
         self.behaviour = behaviour
         self.lock = threading.Lock()
         self.chunks = {}
+        self.pinned = set()
+        # What a chunk, a pin or a removal is answered with that a restart shall not undo.
+        self.durable = NOT_DURABLE if behaviour == "forgetful" else OK
         self.arena_used = 0
         self.shares = behaviour in ("shared", "refuses-leases", "lease-outside",
                                     "reserve-outside", "unsealed", "small-arena")
         if self.shares:
             self.arena = region(ARENA_BYTES, "arena", sealed=behaviour != "unsealed")
 
-    def put(self, key, layout, data, milliseconds):
+    def put(self, key, layout, data, milliseconds, acknowledge):
         with self.lock:
+            done = self.durable if acknowledge else OK
             if key in self.chunks:
-                return EXISTS
+                return done or EXISTS
             expiry = time.monotonic() + milliseconds / 1000 if milliseconds else None
             offset = None
             if self.shares and self.arena_used + len(data) <= ARENA_BYTES:
@@ -113,7 +120,7 @@ class Store:
                 self.arena[1][offset:offset + len(data)] = data
                 self.arena_used += (len(data) + 4095) & ~4095
             self.chunks[key] = (data, layout, expiry, offset)
-            return OK
+            return done
 
     def find(self, key):
         with self.lock:
@@ -125,7 +132,22 @@ class Store:
 
     def delete(self, key):
         with self.lock:
-            return self.chunks.pop(key, None) is not None
+            self.pinned.discard(key)
+            return NOT_FOUND if self.chunks.pop(key, None) is None else self.durable
+
+    def pin(self, key):
+        with self.lock:
+            if key not in self.chunks:
+                return NOT_FOUND
+            if len(self.pinned | {key}) > PINNED_MOST:
+                return BUSY
+            self.pinned.add(key)
+            return self.durable
+
+    def unpin(self, key):
+        with self.lock:
+            self.pinned.discard(key)
+            return self.durable if key in self.chunks else NOT_FOUND
 
 
 def remaining(chunk):
@@ -258,33 +280,40 @@ class Connection:
 
     def put(self, request_id, body, payload):
         key, layout, count, milliseconds, level, acknowledge = struct.unpack("<32s16sQIBB10x", body)
-        assert level == 0 and acknowledge == 0 and len(payload) == count + 8
+        assert level == 0 and acknowledge <= 1 and len(payload) == count + 8
         data = payload[:-8]
         if struct.unpack("<Q", payload[-8:])[0] != checksum(data):
             self.answer(PUT, request_id, CHECKSUM_MISMATCH)
             return
-        self.answer(PUT, request_id, self.store.put(key, layout, data, milliseconds))
+        self.answer(PUT, request_id,
+                    self.store.put(key, layout, data, milliseconds, acknowledge))
 
     def get(self, request_id, body, _payload):
         count, _level, options, layout = struct.unpack_from("<HBB4x16s", body)
-        assert len(body) == 24 + 32 * count and count > 0
+        offset, length = struct.unpack_from("<QQ", body, 24) if options & 2 else (0, None)
+        start = 40 if options & 2 else 24
+        assert len(body) == start + 32 * count and count > 0 and options <= 3 and length != 0
         for index in range(count):
-            key = body[24 + 32 * index:56 + 32 * index]
+            key = body[start + 32 * index:start + 32 + 32 * index]
             chunk = self.store.find(key)
             flags = MORE if index + 1 < count else 0
             named = index + 1 if self.behaviour == "wrong-index" else index
             status = NOT_FOUND if chunk is None else OK
             if chunk is not None and options & 1 and chunk[1] != layout:
                 status = LAYOUT_MISMATCH
+            elif chunk is not None and length is not None and offset + length > len(chunk[0]):
+                status = LIMIT_EXCEEDED
             if status != OK:
                 self.answer(GET, request_id, status, struct.pack("<IH4s", named, 4, b"miss"),
                             flags=flags)
             else:
-                self.answer(GET, request_id, OK, self.describe(named, chunk), chunk[0], flags)
+                payload = chunk[0] if length is None else chunk[0][offset:offset + length]
+                self.answer(GET, request_id, OK, self.describe(named, chunk, payload), payload,
+                            flags)
 
     @staticmethod
-    def describe(index, chunk):
-        return struct.pack("<IB3xQQ16sQ", index, 0, len(chunk[0]), checksum(chunk[0]), chunk[1],
+    def describe(index, chunk, payload):
+        return struct.pack("<IB3xQQ16sQ", index, 0, len(chunk[0]), checksum(payload), chunk[1],
                            remaining(chunk))
 
     def lookup(self, request_id, body, _payload):
@@ -303,13 +332,35 @@ class Connection:
                     body=struct.pack("<II", prefix + lie, len(chunks) + lie) + records)
 
     def delete(self, request_id, body, _payload):
+        self.answer_statuses(DELETE, request_id, body, 8, self.store.delete)
+
+    def pin(self, request_id, body, _payload):
+        assert 1 <= struct.unpack_from("<Q", body, 8)[0] <= 1 << 40
+        self.answer_statuses(PIN, request_id, body, 16, self.store.pin)
+
+    def unpin(self, request_id, body, _payload):
+        self.answer_statuses(UNPIN, request_id, body, 8, self.store.unpin)
+
+    def answer_statuses(self, verb, request_id, body, start, do):
         count = struct.unpack_from("<H6x", body)[0]
-        assert len(body) == 8 + 32 * count
-        statuses = [OK if self.store.delete(body[8 + 32 * i:40 + 32 * i]) else NOT_FOUND
-                    for i in range(count)]
+        assert len(body) == start + 32 * count and count > 0
+        statuses = [do(body[start + 32 * i:start + 32 + 32 * i]) for i in range(count)]
         lie = 1000 if self.behaviour == "count-lie" else 0
-        self.answer(DELETE, request_id, body=struct.pack(
+        self.answer(verb, request_id, body=struct.pack(
             f"<II{count}H", statuses.count(OK), count + lie, *statuses))
+
+    def control(self, request_id, body, _payload):
+        operation, size = struct.unpack_from("<H6xH", body)
+        argument = body[10:].decode()
+        assert len(body) == 10 + size
+        if operation == 3 and argument != "/srv/größer":
+            self.answer(CONTROL, request_id, NOT_FOUND)
+            return
+        told = {"operation": str(operation), "argument": argument, "used_bytes": str(3 << 20)}
+        self.answer(CONTROL, request_id, body=struct.pack("<H", len(told)) + b"".join(
+            struct.pack("<B", len(name)) + name.encode()
+            + struct.pack("<H", len(text.encode())) + text.encode()
+            for name, text in told.items()))
 
     def stat(self, request_id, body, _payload):
         if body[0] == 1:
@@ -317,7 +368,7 @@ class Connection:
             if chunk is None:
                 self.answer(STAT, request_id, NOT_FOUND)
             else:
-                self.answer(STAT, request_id, body=self.describe(0, chunk))
+                self.answer(STAT, request_id, body=self.describe(0, chunk, chunk[0]))
             return
         pairs = {"chunks": len(self.store.chunks), "memory_budget_bytes": ARENA_BYTES,
                  "n" * 200: 1}
@@ -352,9 +403,10 @@ class Connection:
         self.answer(RELEASE, request_id, body=struct.pack("<I4x", count))
 
     def reserve(self, request_id, body, _payload):
-        key, layout, count, milliseconds = struct.unpack_from("<32s16sQI", body)
+        key, layout, count, milliseconds, _level, acknowledge = struct.unpack_from(
+            "<32s16sQIBB", body)
         if self.store.find(key) is not None:
-            self.answer(RESERVE, request_id, EXISTS)
+            self.answer(RESERVE, request_id, (acknowledge and self.store.durable) or EXISTS)
             return
         if self.staging is None:
             self.staging = region(STAGING_BYTES, "staging")
@@ -364,7 +416,7 @@ class Connection:
         offset = self.staging_used
         self.staging_used += (count + 4095) & ~4095
         number = len(self.reservations) + 1
-        self.reservations[number] = (key, layout, offset, count, milliseconds)
+        self.reservations[number] = (key, layout, offset, count, milliseconds, acknowledge)
         if self.behaviour == "reserve-outside":
             offset = STAGING_BYTES - count + 1
         self.answer(RESERVE, request_id, body=struct.pack(
@@ -376,9 +428,9 @@ class Connection:
         if reservation is None:
             self.answer(COMMIT, request_id, NO_LEASE)
             return
-        key, layout, offset, count, milliseconds = reservation
+        key, layout, offset, count, milliseconds, acknowledge = reservation
         data = self.staging[1][offset:offset + count]
-        status = self.store.put(key, layout, data, milliseconds)
+        status = self.store.put(key, layout, data, milliseconds, acknowledge)
         self.answer(COMMIT, request_id, status if checksum(data) == expected else CHECKSUM_MISMATCH)
 
     def abort(self, request_id, body, _payload):
@@ -389,7 +441,8 @@ class Connection:
 HANDLERS = {HELLO: Connection.hello, PING: Connection.ping, PUT: Connection.put,
             GET: Connection.get, LOOKUP: Connection.lookup, DELETE: Connection.delete,
             STAT: Connection.stat, LEASE: Connection.lease, RELEASE: Connection.release,
-            RESERVE: Connection.reserve, COMMIT: Connection.commit, ABORT: Connection.abort}
+            RESERVE: Connection.reserve, COMMIT: Connection.commit, ABORT: Connection.abort,
+            PIN: Connection.pin, UNPIN: Connection.unpin, CONTROL: Connection.control}
 
 
 def serve_connection(sock, store):

@@ -167,6 +167,139 @@ static void exercise_stream(kvs_client *client, uint32_t seed) {
     CHECK_STATUS(kvs_ping(client, 0), KVS_OK);
 }
 
+/// Parts of chunks of 100, 50 and 100 bytes, and of one that is not there.
+static void exercise_ranges(kvs_client *client, uint32_t seed) {
+    enum { KEY_COUNT = 4, BYTE_COUNT = 100, OFFSET = 40, RANGE_BYTE_COUNT = 30 };
+    kvs_key keys[KEY_COUNT];
+    uint8_t bytes[BYTE_COUNT], back[KEY_COUNT][RANGE_BYTE_COUNT + 1];
+    kvs_span spans[KEY_COUNT];
+    kvs_destination destinations[KEY_COUNT];
+    kvs_get_result results[KEY_COUNT];
+    fill(bytes, sizeof bytes, seed);
+    memset(back, 0, sizeof back);
+    for (uint32_t index = 0; index < KEY_COUNT; index += 1) {
+        keys[index] = key_numbered(seed + 10 + index);
+        spans[index] = (kvs_span){back[index], RANGE_BYTE_COUNT};
+        destinations[index] = (kvs_destination){&spans[index], 1};
+        kvs_const_span whole = part(bytes, index == 1 ? 50 : BYTE_COUNT);
+        if (index != 3) {
+            CHECK_STATUS(kvs_put(client, &keys[index], &whole, 1, NULL, 0), KVS_OK);
+        }
+    }
+    spans[2].byte_count = RANGE_BYTE_COUNT - 1;
+    CHECK_STATUS(kvs_get_range(client, keys, KEY_COUNT, OFFSET, RANGE_BYTE_COUNT, destinations,
+                               results, NULL, 0), KVS_OK);
+    CHECK_STATUS(results[0].status, KVS_OK);
+    CHECK(results[0].byte_count == RANGE_BYTE_COUNT);
+    CHECK(memcmp(back[0], bytes + OFFSET, RANGE_BYTE_COUNT) == 0 && back[0][RANGE_BYTE_COUNT] == 0);
+    CHECK_STATUS(results[1].status, KVS_LIMIT_EXCEEDED);
+    CHECK(results[1].byte_count == 0);
+    CHECK_STATUS(results[2].status, KVS_DESTINATION_TOO_SMALL);
+    CHECK(results[2].byte_count == RANGE_BYTE_COUNT);
+    CHECK_STATUS(results[3].status, KVS_NOT_FOUND);
+    // A single key that does not have the range is no failure of the request.
+    CHECK_STATUS(kvs_get_range(client, keys, 1, BYTE_COUNT, 1, destinations, results, NULL, 0),
+                 KVS_OK);
+    CHECK_STATUS(results[0].status, KVS_LIMIT_EXCEEDED);
+    CHECK_STATUS(kvs_get_range(client, keys, 1, UINT64_MAX, UINT64_MAX, destinations, results,
+                               NULL, 0), KVS_OK);
+    CHECK_STATUS(results[0].status, KVS_LIMIT_EXCEEDED);
+    CHECK_STATUS(kvs_get_range(client, keys, 1, BYTE_COUNT - 1, 1, destinations, results, NULL, 0),
+                 KVS_OK);
+    CHECK(results[0].status == KVS_OK && back[0][0] == bytes[BYTE_COUNT - 1]);
+    kvs_layout other = {{9}};
+    CHECK_STATUS(kvs_get_range(client, keys, 1, 0, 1, destinations, results, &other, 0), KVS_OK);
+    CHECK_STATUS(results[0].status, KVS_LAYOUT_MISMATCH);
+    CHECK_STATUS(kvs_get_range(client, keys, 1, 0, 0, destinations, results, NULL, 0),
+                 KVS_INVALID_ARGUMENT);
+    CHECK_STATUS(kvs_ping(client, 0), KVS_OK);
+}
+
+/// A range of more keys than one request holds; every third is stored.
+static void exercise_many_ranges(kvs_client *client, uint32_t seed) {
+    enum { KEY_COUNT = 1500 };
+    kvs_key *keys = malloc(KEY_COUNT * sizeof *keys);
+    uint16_t *halves = calloc(KEY_COUNT, sizeof *halves);
+    kvs_span *spans = malloc(KEY_COUNT * sizeof *spans);
+    kvs_destination *destinations = malloc(KEY_COUNT * sizeof *destinations);
+    kvs_get_result *results = malloc(KEY_COUNT * sizeof *results);
+    for (uint32_t index = 0; index < KEY_COUNT; index += 1) {
+        uint16_t halves_of_chunk[2] = {0, (uint16_t)index};
+        kvs_const_span bytes = part(halves_of_chunk, sizeof halves_of_chunk);
+        keys[index] = key_numbered(seed + 2000 + index);
+        spans[index] = (kvs_span){&halves[index], sizeof halves[index]};
+        destinations[index] = (kvs_destination){&spans[index], 1};
+        if (index % 3 == 0) {
+            CHECK_STATUS(kvs_put(client, &keys[index], &bytes, 1, NULL, 0), KVS_OK);
+        }
+    }
+    CHECK_STATUS(kvs_get_range(client, keys, KEY_COUNT, 2, 2, destinations, results, NULL, 5000),
+                 KVS_OK);
+    for (uint32_t index = 0; index < KEY_COUNT; index += 1) {
+        kvs_status expected = index % 3 == 0 ? KVS_OK : KVS_NOT_FOUND;
+        CHECK(results[index].status == expected);
+        CHECK(expected != KVS_OK || halves[index] == index);
+    }
+    free(keys);
+    free(halves);
+    free(spans);
+    free(destinations);
+    free(results);
+}
+
+/// What a restart shall not undo; `durable` is what the server answers to that.
+static void exercise_keeping(kvs_client *client, uint32_t seed, kvs_status durable) {
+    enum { KEY_COUNT = 6 };
+    kvs_key keys[KEY_COUNT];
+    kvs_status statuses[KEY_COUNT];
+    kvs_put_options options = {.flags = KVS_DURABLE};
+    kvs_const_span bytes = part("kept", 4);
+    kvs_get_result result;
+    uint8_t back[4];
+    size_t count = 0;
+    for (uint32_t index = 0; index < KEY_COUNT; index += 1) {
+        keys[index] = key_numbered(seed + 20 + index);
+    }
+    CHECK_STATUS(kvs_put(client, &keys[0], &bytes, 1, &options, 0), durable);
+    CHECK((kvs_last_error_text(client)[0] == '\0') == (durable == KVS_OK));
+    CHECK_STATUS(kvs_put(client, &keys[0], &bytes, 1, &options, 0),
+                 durable == KVS_OK ? KVS_EXISTS : durable);
+    CHECK_STATUS(get_one(client, keys[0], back, sizeof back, &result), KVS_OK);
+    CHECK(result.status == KVS_OK && memcmp(back, "kept", 4) == 0);
+    options.flags = 2;
+    CHECK_STATUS(kvs_put(client, &keys[0], &bytes, 1, &options, 0), KVS_INVALID_ARGUMENT);
+    for (uint32_t index = 1; index < KEY_COUNT - 1; index += 1) {
+        CHECK_STATUS(kvs_put(client, &keys[index], &bytes, 1, NULL, 0), KVS_OK);
+    }
+    // The stub pins four chunks at most, and the last of the six is not there.
+    CHECK_STATUS(kvs_pin(client, keys, KEY_COUNT, 60000, statuses, 0), KVS_OK);
+    for (size_t index = 0; index < KEY_COUNT; index += 1) {
+        CHECK_STATUS(statuses[index],
+                     index < 4 ? durable : index == 4 ? KVS_BUSY : KVS_NOT_FOUND);
+    }
+    CHECK_STATUS(kvs_unpin(client, keys, KEY_COUNT, statuses, 0), KVS_OK);
+    CHECK(statuses[0] == durable && statuses[4] == durable && statuses[5] == KVS_NOT_FOUND);
+    CHECK_STATUS(kvs_pin(client, keys, 1, 0, statuses, 0), KVS_INVALID_ARGUMENT);
+    CHECK_STATUS(kvs_pin(client, keys, 1, KVS_PIN_MILLISECONDS_MAXIMUM + 1, statuses, 0),
+                 KVS_INVALID_ARGUMENT);
+    CHECK_STATUS(kvs_delete(client, keys, KEY_COUNT, &count, 0), durable);
+    CHECK(count == KEY_COUNT - 1);
+    CHECK_STATUS(kvs_delete(client, keys, KEY_COUNT, &count, 0), KVS_OK);
+    CHECK(count == 0);
+}
+
+static void exercise_durable_reservation(kvs_client *client, uint32_t seed) {
+    kvs_key key = key_numbered(seed + 30);
+    kvs_put_options options = {.flags = KVS_DURABLE};
+    kvs_reservation reservation;
+    CHECK_STATUS(kvs_reserve(client, &key, 100, &options, &reservation, 0), KVS_OK);
+    CHECK_STATUS(kvs_commit(client, &reservation, 0), KVS_OK);
+    CHECK_STATUS(kvs_reserve(client, &key, 100, &options, &reservation, 0), KVS_EXISTS);
+    options.flags = 2;
+    CHECK_STATUS(kvs_reserve(client, &key, 100, &options, &reservation, 0),
+                 KVS_INVALID_ARGUMENT);
+}
+
 void exercise_client(kvs_client *client, uint32_t seed) {
     exercise_small(client, seed);
     exercise_large(client, seed);
@@ -244,6 +377,11 @@ void test_honest(void) {
     kvs_key key = key_numbered(0);
     exercise_address(server.unix_address, 0, 10000);
     exercise_address(server.tcp_address, 0, 20000);
+    client = open_client(server.unix_address, 0, 3000);
+    exercise_ranges(client, 30000);
+    exercise_many_ranges(client, 30000);
+    exercise_keeping(client, 30000, KVS_OK);
+    kvs_close(client);
     client = open_client(server.tcp_address, 0, 0);
     CHECK_STATUS(kvs_lease_acquire(client, &key, 1, 0, &lease, 0), KVS_UNSUPPORTED);
     CHECK(strstr(kvs_last_error_text(client), "unix:") != NULL);
@@ -263,6 +401,13 @@ void test_shared(void) {
     exercise_address(server.unix_address, KVS_WITHOUT_SHARED_MEMORY, 20000);
     kvs_client *client = open_client(server.unix_address, 0, 3000);
     exercise_leases(client, 30000);
+    exercise_ranges(client, 40000);
+    exercise_durable_reservation(client, 40000);
+    kvs_close(client);
+    server_stop(&server);
+    server = server_start("forgetful");
+    client = open_client(server.tcp_address, 0, 3000);
+    exercise_keeping(client, 10000, KVS_NOT_DURABLE);
     kvs_close(client);
     server_stop(&server);
     server = server_start("refuses-leases");

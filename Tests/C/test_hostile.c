@@ -6,7 +6,8 @@
 
 #include <unistd.h>
 
-enum { BYTE_COUNT = 5000, DEADLINE_MILLISECONDS = 300, SLACK_MILLISECONDS = 700 };
+enum { BYTE_COUNT = 5000, RANGE_OFFSET = 4000, RANGE_BYTE_COUNT = 900 };
+enum { DEADLINE_MILLISECONDS = 300, SLACK_MILLISECONDS = 700 };
 
 static uint8_t sample[BYTE_COUNT];
 
@@ -60,6 +61,23 @@ static void exercise_liar(kvs_client *client, const char *behaviour) {
         (void)kvs_commit(client, &reservation, 0);
     }
     (void)kvs_delete(client, keys, 2, &count, 0);
+    check_time(start, behaviour);
+    start = now_milliseconds();
+    memset(guarded->bytes, 0, BYTE_COUNT);
+    (void)kvs_put(client, &keys[0], &part, 1, NULL, 0);
+    (void)kvs_get_range(client, keys, 2, RANGE_OFFSET, RANGE_BYTE_COUNT, destinations, results,
+                        NULL, 0);
+    for (size_t index = 0; index < 2; index += 1) {
+        CHECK(results[index].status != KVS_OK ||
+              (results[index].byte_count == RANGE_BYTE_COUNT &&
+               memcmp(guarded->bytes, sample + RANGE_OFFSET, RANGE_BYTE_COUNT) == 0));
+    }
+    check_time(start, behaviour);
+    start = now_milliseconds();
+    kvs_status statuses[2] = {(kvs_status)-1, (kvs_status)-1};
+    (void)kvs_pin(client, keys, 2, 1000, statuses, 0);
+    CHECK(statuses[0] != (kvs_status)-1 && statuses[1] != (kvs_status)-1);
+    (void)kvs_unpin(client, keys, 2, statuses, 0);
     check_time(start, behaviour);
     CHECK(memcmp(guarded->before, zeros, 64) == 0 && memcmp(guarded->after, zeros, 64) == 0);
     free(guarded);

@@ -154,6 +154,7 @@ static void test_rubbish(void) {
         kvs_lookup_record records[4];
         kvs_stat_pair pairs[2];
         kvs_lease leases[4];
+        kvs_status statuses[4];
         struct kvsi_hello hello;
         struct kvsi_get_record record;
         struct kvsi_reserve reserve;
@@ -164,7 +165,7 @@ static void test_rubbish(void) {
         (void)kvsi_decode_get(body, byte_count, &record);
         (void)kvsi_decode_get_miss(body, byte_count, &number, text);
         (void)kvsi_decode_lookup(body, byte_count, 4, seed % 2, &count, records);
-        (void)kvsi_decode_delete(body, byte_count, 4, &count);
+        (void)kvsi_decode_statuses(body, byte_count, 4, statuses);
         (void)kvsi_decode_stat(body, byte_count, pairs, 2, &count);
         (void)kvsi_decode_release(body, byte_count, &number);
         if (kvsi_decode_reserve(body, byte_count, 100, &reserve)) {

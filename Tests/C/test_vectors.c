@@ -59,10 +59,12 @@ static void check_opaque(const char *name, const char *secret, const char *opaqu
 
 // Requests ----------------------------------------------------------------------------------------
 
-static const kvs_put_options *options(const char *layout, uint32_t time_to_live_milliseconds) {
+static const kvs_put_options *options(const char *layout, uint32_t time_to_live_milliseconds,
+                                      uint32_t flags) {
     static kvs_put_options made;
     memcpy(made.layout.bytes, layout, sizeof made.layout);
     made.time_to_live_milliseconds = time_to_live_milliseconds;
+    made.flags = flags;
     return &made;
 }
 
@@ -143,14 +145,15 @@ static void check_hello(const char *name, const char *frame, size_t byte_count,
 }
 
 static void check_chunk(const char *name, const char *frame, size_t byte_count, uint8_t verb,
-                        uint64_t id, uint32_t index, uint64_t chunk_byte_count, uint64_t checksum,
-                        const char *layout, uint64_t remaining_milliseconds, uint8_t level) {
+                        uint64_t id, uint64_t payload_byte_count, uint32_t index,
+                        uint64_t chunk_byte_count, uint64_t checksum, const char *layout,
+                        uint64_t remaining_milliseconds, uint8_t level) {
     struct kvsi_response response;
     struct kvsi_get_record record;
     const uint8_t *body = open_frame(name, frame, byte_count, verb, id, &response);
     EXPECT(kvsi_decode_get(body, response.body_byte_count, &record));
     EXPECT(record.index == index && record.description.byte_count == chunk_byte_count);
-    EXPECT(verb != KVSI_GET || response.payload_byte_count == chunk_byte_count);
+    EXPECT(response.payload_byte_count == payload_byte_count);
     EXPECT(record.description.checksum == checksum && record.description.level == level);
     EXPECT(memcmp(record.description.layout.bytes, layout, KVS_LAYOUT_BYTE_COUNT) == 0);
     EXPECT(record.description.remaining_milliseconds == remaining_milliseconds);
@@ -169,13 +172,15 @@ static void check_lookup(const char *name, const char *frame, size_t byte_count,
     EXPECT(memcmp(records, expected, record_count * sizeof *records) == 0);
 }
 
-static void check_delete(const char *name, const char *frame, size_t byte_count,
-                         size_t deleted_count, size_t key_count) {
+static void check_statuses(const char *name, const char *frame, size_t byte_count, uint8_t verb,
+                           uint64_t id, const int *expected, size_t key_count) {
+    static kvs_status statuses[KVSI_KEY_COUNT_MAXIMUM];
     struct kvsi_response response;
-    size_t told = 0;
-    const uint8_t *body = open_frame(name, frame, byte_count, KVSI_DELETE, 1, &response);
-    EXPECT(kvsi_decode_delete(body, response.body_byte_count, key_count, &told));
-    EXPECT(told == deleted_count);
+    const uint8_t *body = open_frame(name, frame, byte_count, verb, id, &response);
+    EXPECT(kvsi_decode_statuses(body, response.body_byte_count, key_count, statuses));
+    for (size_t index = 0; index < key_count; index += 1) {
+        EXPECT((int)statuses[index] == expected[index]);
+    }
 }
 
 static void check_stat(const char *name, const char *frame, size_t byte_count,
@@ -239,9 +244,10 @@ static void check_reserve(const char *name, const char *frame, size_t byte_count
 // Bad answers -------------------------------------------------------------------------------------
 
 /// Whether the decoder of the verb takes an `ok` body. The counts are those that the vectors were
-/// damaged from: three keys, of a DELETE two.
-static bool takes_body(uint8_t verb, int scope, const struct kvsi_response *response,
-                       const uint8_t *body) {
+/// damaged from: three keys, of a DELETE two. `range_byte_count` is 0 where whole chunks were asked
+/// for.
+static bool takes_body(uint8_t verb, int scope, uint64_t range_byte_count,
+                       const struct kvsi_response *response, const uint8_t *body) {
     static const uint8_t arena[1];
     size_t byte_count = response->body_byte_count, count = 0;
     struct kvsi_hello hello;
@@ -249,15 +255,21 @@ static bool takes_body(uint8_t verb, int scope, const struct kvsi_response *resp
     struct kvsi_reserve reserve;
     kvs_lookup_record records[3];
     kvs_stat_pair pairs[3];
+    kvs_status statuses[3];
     kvs_lease leases[3];
     uint32_t number = 0;
     switch (verb) {
     case KVSI_HELLO: return kvsi_decode_hello(body, byte_count, &hello);
     case KVSI_GET:
         return kvsi_decode_get(body, byte_count, &record) &&
-               record.description.byte_count == response->payload_byte_count;
+               range_byte_count <= record.description.byte_count &&
+               response->payload_byte_count == (range_byte_count != 0
+                                                    ? range_byte_count
+                                                    : record.description.byte_count);
     case KVSI_LOOKUP: return kvsi_decode_lookup(body, byte_count, 3, false, &count, records);
-    case KVSI_DELETE: return kvsi_decode_delete(body, byte_count, 2, &count);
+    case KVSI_DELETE: return kvsi_decode_statuses(body, byte_count, 2, statuses);
+    case KVSI_PIN:
+    case KVSI_UNPIN: return kvsi_decode_statuses(body, byte_count, 3, statuses);
     case KVSI_STAT:
         return scope == 1 ? kvsi_decode_get(body, byte_count, &record)
                           : kvsi_decode_stat(body, byte_count, pairs, 3, &count);
@@ -269,7 +281,8 @@ static bool takes_body(uint8_t verb, int scope, const struct kvsi_response *resp
     }
 }
 
-static bool is_sound(const uint8_t *bytes, size_t byte_count, uint8_t verb, int scope) {
+static bool is_sound(const uint8_t *bytes, size_t byte_count, uint8_t verb, int scope,
+                     uint64_t range_byte_count) {
     struct kvsi_response response;
     char text[KVSI_ERROR_TEXT_BYTE_COUNT];
     uint32_t index = 0;
@@ -283,18 +296,18 @@ static bool is_sound(const uint8_t *bytes, size_t byte_count, uint8_t verb, int 
     }
     kvs_status status = kvsi_decode_status(response.status);
     if (status == KVS_OK) {
-        return takes_body(verb, scope, &response, body);
+        return takes_body(verb, scope, range_byte_count, &response, body);
     }
-    return verb == KVSI_GET && status == KVS_NOT_FOUND
+    return verb == KVSI_GET && (status == KVS_NOT_FOUND || range_byte_count != 0)
                ? kvsi_decode_get_miss(body, response.body_byte_count, &index, text)
                : kvsi_decode_error_text(body, response.body_byte_count, text);
 }
 
 static void check_bad(const char *name, const char *frame, size_t byte_count, size_t zero_count,
-                      uint8_t verb, int scope) {
+                      uint8_t verb, int scope, uint64_t range_byte_count) {
     uint8_t *bytes = calloc(1, byte_count + zero_count);
     memcpy(bytes, frame, byte_count);
-    EXPECT(!is_sound(bytes, byte_count + zero_count, verb, scope));
+    EXPECT(!is_sound(bytes, byte_count + zero_count, verb, scope, range_byte_count));
     free(bytes);
 }
 

@@ -99,6 +99,8 @@ def requests():
             keys=keys(2), range_offset=4_096, range_byte_count=100)
     add("get: a range of the largest chunk's last byte", "GET", level=0, options=2, layout=OPAQUE,
         keys=keys(1), range_offset=r.CHUNK_BYTE_COUNT_MAX - 1, range_byte_count=1)
+    add("get: a range of raw chunks of a layout", "GET", level=0, options=3, layout=LAYOUT,
+        keys=keys(3), range_offset=1, range_byte_count=1 << 20)
     add("get: a range that no chunk has", "GET", level=255, options=2, layout=OPAQUE,
         keys=keys(1), range_offset=ALL_ONES_64, range_byte_count=ALL_ONES_64)
     add("get: a range of 1,024 keys", "GET", level=255, options=3, layout=LAYOUT,

@@ -190,25 +190,30 @@ typedef struct kvs_span {
     size_t byte_count;
 } kvs_span;
 
+/// Only done when the chunk is on stable storage, so that it survives a restart of the daemon.
+#define KVS_DURABLE 1u
+
 /// How to store a chunk; NULL where it is asked for means all zero.
 typedef struct kvs_put_options {
     kvs_layout layout;
     uint32_t time_to_live_milliseconds;  ///< 0: none
-    uint32_t reserved;                   ///< 0
+    uint32_t flags;                      ///< KVS_DURABLE
 } kvs_put_options;
 
 /// Stores the bytes of all parts, one after another, under `key` if it is absent.
 ///
 /// KVS_OK: stored and visible. KVS_EXISTS: was there, not an error for a cache. Goes through shared
 /// memory where that is granted and the chunk is large. At most 2^28 bytes in all, at least 1.
+/// With KVS_DURABLE both mean that the chunk is on stable storage; KVS_NOT_DURABLE: it is stored
+/// and visible, but a restart of the daemon forgets it (it has no SSD tier, or that is full or
+/// failing).
 kvs_status kvs_put(kvs_client *client, const kvs_key *key, const kvs_const_span *parts,
                    size_t part_count, const kvs_put_options *options,
                    uint32_t deadline_milliseconds);
 
 /// Begins a put of `byte_count` bytes that are sent piece by piece, for example layer by layer
-/// while
-/// the engine computes. Until kvs_put_finish or kvs_put_cancel no other call may use the client.
-/// The deadline runs from here to the end of kvs_put_finish.
+/// while the engine computes. Until kvs_put_finish or kvs_put_cancel no other call may use the
+/// client. The deadline runs from here to the end of kvs_put_finish.
 kvs_status kvs_put_begin(kvs_client *client, const kvs_key *key, uint64_t byte_count,
                          const kvs_put_options *options, uint32_t deadline_milliseconds);
 
@@ -259,12 +264,23 @@ kvs_status kvs_get_with(kvs_client *client, const kvs_key *keys, size_t key_coun
                         kvs_provider *provide, void *context, kvs_get_result *results,
                         const kvs_layout *expected_layout, uint32_t deadline_milliseconds);
 
+/// kvs_get for a part of each chunk: `byte_count` bytes (at least 1) from `offset` on, the same
+/// part of every chunk, which the daemon reads without the rest.
+///
+/// Destinations hold the part; `byte_count` of a result is its size, not the chunk's. A chunk that
+/// does not have all of it is KVS_LIMIT_EXCEEDED. Goes through the socket, also where memory is
+/// shared, since a checksum for the part comes only that way.
+kvs_status kvs_get_range(kvs_client *client, const kvs_key *keys, size_t key_count,
+                         uint64_t offset, uint64_t byte_count,
+                         const kvs_destination *destinations, kvs_get_result *results,
+                         const kvs_layout *expected_layout, uint32_t deadline_milliseconds);
+
 // ---------------------------------------------------------------------------------------------
-// Lookup, delete, figures
+// Lookup, delete, pin, figures
 
 typedef struct kvs_lookup_record {
     kvs_status status;               ///< KVS_OK or KVS_NOT_FOUND
-    uint8_t tier;                    ///< 1 RAM, 2 SSD, 3 peer; 0: absent
+    uint8_t tier;                    ///< 1 RAM, 2 SSD only, 3 peer; 0: absent
     uint8_t level;                   ///< how it is encoded; 0: raw
     uint16_t reserved;
     uint32_t load_microseconds;      ///< estimated time to load
@@ -283,9 +299,27 @@ kvs_status kvs_lookup_prefix(kvs_client *client, const kvs_key *keys, size_t key
                              size_t *prefix_count, kvs_lookup_record *records,
                              uint32_t deadline_milliseconds);
 
-/// Deletes keys. `deleted_count` (may be NULL) receives how many were there.
+/// Deletes keys. `deleted_count` (may be NULL) receives how many were there. KVS_NOT_DURABLE: all
+/// is done, but some of what is gone may come back after a restart of the daemon.
 kvs_status kvs_delete(kvs_client *client, const kvs_key *keys, size_t key_count,
                       size_t *deleted_count, uint32_t deadline_milliseconds);
+
+#define KVS_PIN_MILLISECONDS_MAXIMUM ((uint64_t)1 << 40)
+
+/// Keeps chunks from being evicted for `milliseconds` (1 to KVS_PIN_MILLISECONDS_MAXIMUM) from now.
+/// Replaces the time of an earlier pin. Deletion and a chunk's own time to live still end it.
+///
+/// `statuses` gets one entry per key, always: KVS_OK; KVS_NOT_FOUND: not stored, nothing is pinned;
+/// KVS_BUSY: more is pinned than the daemon allows; KVS_NOT_DURABLE: pinned, but a restart of the
+/// daemon forgets it. The return value is KVS_OK if the request as a whole went through; else every
+/// key not yet served has that status. Any number of keys: they are sent in batches.
+kvs_status kvs_pin(kvs_client *client, const kvs_key *keys, size_t key_count,
+                   uint64_t milliseconds, kvs_status *statuses, uint32_t deadline_milliseconds);
+
+/// Lets chunks be evicted again, whoever pinned them. `statuses` as for kvs_pin: KVS_OK also for a
+/// chunk that was not pinned; KVS_NOT_DURABLE: it may be pinned again after a restart.
+kvs_status kvs_unpin(kvs_client *client, const kvs_key *keys, size_t key_count,
+                     kvs_status *statuses, uint32_t deadline_milliseconds);
 
 typedef struct kvs_stat_pair {
     char name[64];  ///< lower case, with its unit, such as "memory_budget_bytes"

@@ -4,7 +4,7 @@
 A thin layer over libkvstore: bytes go between the daemon and any object with the buffer protocol
 (bytes, bytearray, NumPy arrays; contiguous CPU tensors of torch too) with at most one copy.
 """
-from kvstore.client import ChunkInfo, Client, layout_id
+from kvstore.client import ChunkInfo, Client, KeyStatus, layout_id
 from kvstore.errors import (
     Busy,
     CannotConnect,
@@ -21,6 +21,7 @@ from kvstore.errors import (
     LeaseEnded,
     LimitExceeded,
     NoLease,
+    NotDurable,
     OutOfMemory,
     ProtocolError,
     ShuttingDown,
@@ -46,10 +47,12 @@ __all__ = [
     "Forked",
     "Internal",
     "InvalidArgument",
+    "KeyStatus",
     "LayoutMismatch",
     "LeaseEnded",
     "LimitExceeded",
     "NoLease",
+    "NotDurable",
     "OutOfMemory",
     "ProtocolError",
     "ShuttingDown",

@@ -25,6 +25,8 @@ KEY_BYTES = 32
 LAYOUT_BYTES = 16
 FOR_EVER = 2**64 - 1
 
+DURABLE = 1  # a flag of PutOptions
+
 OK, NOT_FOUND, EXISTS = 0, 1, 2
 LAYOUT_MISMATCH, DESTINATION_TOO_SMALL, DAMAGED = 15, 1005, 1006
 
@@ -58,7 +60,7 @@ class PutOptions(Structure):
     _fields_ = [
         ("layout", c_uint8 * LAYOUT_BYTES),
         ("time_to_live_milliseconds", c_uint32),
-        ("reserved", c_uint32),
+        ("flags", c_uint32),
     ]
 
 
@@ -140,12 +142,24 @@ _FUNCTIONS = {
         c_int,
         [c_void_p, c_char_p, c_size_t, Provider, c_void_p, POINTER(GetResult), c_char_p, c_uint32],
     ),
+    "kvs_get_range": (
+        c_int,
+        [
+            c_void_p, c_char_p, c_size_t, c_uint64, c_uint64, POINTER(Destination),
+            POINTER(GetResult), c_char_p, c_uint32,
+        ],
+    ),
     "kvs_lookup": (c_int, [c_void_p, c_char_p, c_size_t, POINTER(LookupRecord), c_uint32]),
     "kvs_lookup_prefix": (
         c_int,
         [c_void_p, c_char_p, c_size_t, POINTER(c_size_t), POINTER(LookupRecord), c_uint32],
     ),
     "kvs_delete": (c_int, [c_void_p, c_char_p, c_size_t, POINTER(c_size_t), c_uint32]),
+    "kvs_pin": (
+        c_int,
+        [c_void_p, c_char_p, c_size_t, c_uint64, POINTER(c_int), c_uint32],
+    ),
+    "kvs_unpin": (c_int, [c_void_p, c_char_p, c_size_t, POINTER(c_int), c_uint32]),
     "kvs_stat": (c_int, [c_void_p, POINTER(StatPair), c_size_t, POINTER(c_size_t), c_uint32]),
     "kvs_lease_acquire": (
         c_int,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import ctypes
+import enum
 import os
 import threading
 import weakref
@@ -21,14 +22,30 @@ class ChunkInfo(NamedTuple):
     """What lookup tells about a stored chunk."""
 
     byte_count: int
-    tier: int  # 1 RAM, 2 SSD, 3 peer
+    tier: int  # 1 RAM, 2 SSD only, 3 peer
     level: int  # how it is encoded; 0: raw
     load_microseconds: int  # estimated time to load
     remaining_milliseconds: int | None  # to live; None: for ever
 
 
+class KeyStatus(enum.IntEnum):
+    """What `pin` and `unpin` tell of a key."""
+
+    OK = 0
+    NOT_FOUND = 1  # not stored: nothing to pin
+    BUSY = 3  # more is pinned than the daemon allows
+    NOT_DURABLE = 17  # done, but a restart of the daemon may undo it
+
+
 def _status_text(status):
     return library.kvs_status_text(status).decode()
+
+
+def _key_status(status):
+    try:
+        return KeyStatus(status)
+    except ValueError:
+        raise errors.error_for(status, _status_text(status)) from None
 
 
 def _format_value(value):
@@ -250,10 +267,12 @@ class Client:
     # Storing -------------------------------------------------------------------------------------
 
     def put(self, key: bytes, parts, *, layout_id: bytes = bytes(16),
-            time_to_live_milliseconds: int = 0) -> bool:
+            time_to_live_milliseconds: int = 0, durable: bool = False) -> bool:
         """Stores the bytes of one buffer, or of several one after another.
 
-        True: stored. False: the key was there, and its bytes stay as they were.
+        True: stored. False: the key was there, and its bytes stay as they were. With `durable`
+        both mean that the chunk is on stable storage; NotDurable is raised when it is in memory
+        only, where it can be read until a restart of the daemon.
         """
         joined, _ = _joined_keys([key])
         if len(layout_id) != _native.LAYOUT_BYTES:
@@ -268,7 +287,8 @@ class Client:
                 span.byte_count = buffer.byte_count
             options = _native.PutOptions(
                 layout=(ctypes.c_uint8 * _native.LAYOUT_BYTES)(*layout_id),
-                time_to_live_milliseconds=time_to_live_milliseconds)
+                time_to_live_milliseconds=time_to_live_milliseconds,
+                flags=_native.DURABLE if durable else 0)
             with self._turn() as handle:
                 status = library.kvs_put(handle, joined, spans, len(held),
                                          ctypes.byref(options), 0)
@@ -321,6 +341,25 @@ class Client:
         finally:
             held.release()
 
+    def get_range(self, key: bytes, offset: int, byte_count: int) -> bytearray | None:
+        """`byte_count` bytes of a chunk from `offset` on, or None where it is not there.
+
+        The daemon reads no more than that. Raises LimitExceeded if the chunk does not have all of
+        them.
+        """
+        if not 0 <= offset < 2**64 or not 1 <= byte_count <= 2**28:
+            raise errors.InvalidArgument("a range starts at 0 or later and has 1 to 2**28 bytes")
+        joined, _ = _joined_keys([key])
+        found, address = _native.new_bytearray(byte_count)
+        span = _native.Span(address, byte_count)
+        place = _native.Destination(ctypes.pointer(span), 1)
+        result = _native.GetResult()
+        with self._turn() as handle:
+            self._check(handle, library.kvs_get_range(
+                handle, joined, 1, offset, byte_count, ctypes.byref(place), ctypes.byref(result),
+                None, 0))
+        return found if self._is_hit(result) else None
+
     @staticmethod
     def _is_hit(result):
         if result.status == _native.OK:
@@ -363,13 +402,39 @@ class Client:
             else record.remaining_milliseconds) for record in records[:count]]
 
     def delete(self, keys: Iterable[bytes]) -> int:
-        """Deletes chunks; how many were there."""
+        """Deletes chunks; how many were there.
+
+        Raises NotDurable when all is done, but some of what is gone may come back after a restart
+        of the daemon.
+        """
         joined, count = _joined_keys(list(keys))
         deleted = ctypes.c_size_t()
         with self._turn() as handle:
             self._check(handle, library.kvs_delete(
                 handle, joined, count, ctypes.byref(deleted), 0))
         return deleted.value
+
+    def pin(self, keys: Iterable[bytes], milliseconds: int) -> list[KeyStatus]:
+        """Keeps chunks from being evicted for a time from now; what became of each.
+
+        Deletion and a chunk's own time to live still end it. An earlier pin's time is replaced.
+        """
+        if not 1 <= milliseconds <= 2**40:
+            raise errors.InvalidArgument("a pin lasts 1 to 2**40 milliseconds")
+        joined, count = _joined_keys(list(keys))
+        statuses = (ctypes.c_int * max(1, count))()
+        with self._turn() as handle:
+            self._check(handle, library.kvs_pin(
+                handle, joined, count, milliseconds, statuses, 0))
+        return [_key_status(status) for status in statuses[:count]]
+
+    def unpin(self, keys: Iterable[bytes]) -> list[KeyStatus]:
+        """Lets chunks be evicted again; OK also for one that was not pinned."""
+        joined, count = _joined_keys(list(keys))
+        statuses = (ctypes.c_int * max(1, count))()
+        with self._turn() as handle:
+            self._check(handle, library.kvs_unpin(handle, joined, count, statuses, 0))
+        return [_key_status(status) for status in statuses[:count]]
 
     def stat(self) -> dict[str, int]:
         """Figures of the node; names carry their unit."""

@@ -70,4 +70,5 @@ def server(request):
               "daemon": daemon}[request.param]
     with opened() as running:
         running.shares = request.param != "stub"
+        running.keeps = request.param != "daemon"
         yield running

@@ -68,6 +68,38 @@ def test_get_many(client):
     assert client.get_many([]) == []
 
 
+def test_ranges(client, server, key):
+    if not server.keeps:
+        pytest.skip("needs ranges")
+    assert client.get_range(key, 0, 1) is None
+    client.put(key, bytes(range(100)))
+    assert client.get_range(key, 40, 30) == bytes(range(40, 70))
+    assert client.get_range(key, 0, 100) == client.get(key)
+    for offset, byte_count in ((40, 61), (100, 1), (2**64 - 1, 2)):
+        with pytest.raises(kvstore.LimitExceeded):
+            client.get_range(key, offset, byte_count)
+    for offset, byte_count in ((-1, 1), (0, 0), (0, 2**28 + 1), (2**64, 1)):
+        with pytest.raises(kvstore.InvalidArgument):
+            client.get_range(key, offset, byte_count)
+    client.ping()
+
+
+def test_durable_and_pinned(client, server, key):
+    if not server.keeps:
+        pytest.skip("needs stable storage")
+    assert client.put(key, b"kept", durable=True) is True
+    assert client.put(key, b"kept", durable=True) is False
+    absent = os.urandom(32)
+    expected = [kvstore.KeyStatus.OK, kvstore.KeyStatus.NOT_FOUND]
+    assert client.pin([key, absent], 60_000) == expected
+    assert client.unpin(iter([key, absent])) == expected
+    assert client.pin([], 1) == []
+    for milliseconds in (0, 2**40 + 1):
+        with pytest.raises(kvstore.InvalidArgument):
+            client.pin([key], milliseconds)
+    assert client.delete([key]) == 1
+
+
 def test_lookup(client):
     keys = [os.urandom(32) for _ in range(5)]
     for key in (keys[0], keys[1], keys[3]):

@@ -56,8 +56,26 @@ def test_errors_have_types(behaviour, expected):
         client.ping()
 
 
+def test_what_a_restart_would_undo():
+    with stub("forgetful") as server, kvstore.Client(server.unix) as client:
+        with pytest.raises(kvstore.NotDurable):
+            client.put(KEY, b"bytes", durable=True)
+        assert client.get(KEY) == b"bytes"
+        assert client.pin([KEY], 1000) == [kvstore.KeyStatus.NOT_DURABLE]
+        with pytest.raises(kvstore.NotDurable, match="1 deleted"):
+            client.delete([KEY])
+        assert client.get(KEY) is None
+
+
+def test_statuses_of_a_later_daemon():
+    with (stub("unknown-status") as server, kvstore.Client(server.unix) as client,
+          pytest.raises(kvstore.Internal)):
+        client.unpin([KEY])
+
+
 def test_damaged_bytes_are_a_miss():
     with stub("wrong-payload-checksum") as server, kvstore.Client(server.tcp) as client:
         client.put(KEY, b"bytes")
         assert client.get(KEY) is None
         assert client.get_into(KEY, bytearray(5)) is None
+        assert client.get_range(KEY, 1, 2) is None
