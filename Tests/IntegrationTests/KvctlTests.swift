@@ -171,6 +171,70 @@ private func object(_ result: CommandResult) throws -> [String: Any] {
         }
     }
 
+    @Test func `stores for good, fetches parts and pins`() throws {
+        let stub = try StubProcess("honest")
+        let kvctl = Tool(stub.address)
+        let names = ["one", "two", "three", "four", "five"]
+        for name in names {
+            let put = try kvctl("put", "-", "--name", name, "--durable", input: "0123456789")
+            #expect(put.exitCode == 0, "\(put.errors)")
+        }
+        let part = try kvctl("get", "--name", "one", "--range", "2:3")
+        #expect(part.output == "234")
+        let behind = try kvctl("get", "--name", "one", "--range", "8:3")
+        #expect(behind.exitCode == 4)
+        #expect(behind.errors.contains("the range ends behind the chunk"))
+
+        let all = names.flatMap { ["--name", $0] }
+        #expect(try kvctl("pin", "--name", "one", "--for", "10m").exitCode == 0)
+        // The stub pins four chunks at most.
+        let pinned = try runProduct(
+            .kvctl, ["pin", "--for", "30d", "--json"] + all, environment: kvctl.environment)
+        #expect(pinned.exitCode == 4)
+        let records = try #require(try object(pinned)["records"] as? [[String: Any]])
+        #expect(records.map { $0["pinned"] as? Bool } == [true, true, true, true, false])
+        #expect(records.last?["status"] as? String == "busy")
+        #expect(try kvctl("unpin", "--name", "one", "--name", "absent").exitCode == 1)
+        #expect(try kvctl("pin", "--name", "five", "--for", "1h").output.contains("pinned"))
+        #expect(try kvctl("rm", "--name", "one").exitCode == 0)
+    }
+
+    @Test func `tells what a restart would undo`() throws {
+        let stub = try StubProcess("forgetful")
+        let kvctl = Tool(stub.address)
+        let put = try kvctl("put", "-", "--name", "one", "--durable", input: "abc")
+        #expect(put.exitCode == 4)
+        #expect(put.errors.contains("in memory only"))
+        #expect(try kvctl("get", "--name", "one").output == "abc")
+        let pin = try kvctl("pin", "--name", "one", "--for", "1h")
+        #expect(pin.exitCode == 0)
+        #expect(pin.output.contains("a restart forgets it"))
+        let removed = try kvctl("rm", "--name", "one", "--json")
+        #expect(removed.exitCode == 4)
+        let records = try #require(try object(removed)["records"] as? [[String: Any]])
+        #expect(records.first?["deleted"] as? Bool == true)
+        #expect(records.first?["status"] as? String == "notDurable")
+        #expect(try kvctl("get", "--name", "one").exitCode == 1)
+    }
+
+    @Test func `looks after the SSD tier`() throws {
+        let stub = try StubProcess("honest")
+        let kvctl = Tool(stub.address)
+        let status = try object(try kvctl("ssd", "--json"))
+        #expect(status["operation"] as? Int == 1)
+        #expect(status["argument"] as? String == "")
+        #expect(try kvctl("ssd", "status").output.contains("used_bytes  3.0 MiB"))
+        let scrub = try object(try kvctl("ssd", "scrub", "--rate", "2MiB", "--json"))
+        #expect(scrub["operation"] as? Int == 2)
+        #expect(scrub["argument"] as? Int == 2 << 20)
+        let evacuate = try object(try kvctl("ssd", "evacuate", "/srv/größer", "--json"))
+        #expect(evacuate["operation"] as? Int == 3)
+        #expect(evacuate["argument"] as? String == "/srv/größer")
+        let unknown = try kvctl("ssd", "evacuate", "/srv/other")
+        #expect(unknown.exitCode == 1)
+        #expect(unknown.output.isEmpty)
+    }
+
     @Test func `says that without an SSD tier nothing is durable`() async throws {
         try await withDaemon { _, daemon in
             let kvctl = Tool(daemon.unixAddress)
