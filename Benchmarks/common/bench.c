@@ -124,17 +124,25 @@ struct shared_arena arena_create(size_t byte_count) {
     return arena;
 }
 
-struct shared_arena arena_map(int descriptor) {
+struct shared_arena arena_map(int descriptor, bool writable) {
     struct shared_arena arena = {.descriptor = descriptor, .backing = "received"};
     struct stat status;
     if (fstat(descriptor, &status) != 0) fail("fstat of the arena: %s", strerror(errno));
     arena.byte_count = (size_t)status.st_size;
-    void *mapped = mmap(NULL, arena.byte_count, PROT_READ, MAP_SHARED, descriptor, 0);
+    const int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
+    void *mapped = mmap(NULL, arena.byte_count, protection, MAP_SHARED, descriptor, 0);
     if (mapped == MAP_FAILED) fail("cannot map the received arena: %s", strerror(errno));
     (void)madvise(mapped, arena.byte_count, MADV_HUGEPAGE);
-    (void)madvise(mapped, arena.byte_count, MADV_POPULATE_READ);
+    (void)madvise(mapped, arena.byte_count, writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
     arena.bytes = mapped;
     return arena;
+}
+
+void arena_unmap(struct shared_arena *arena) {
+    if (arena->bytes == NULL) return;
+    munmap(arena->bytes, arena->byte_count);
+    close(arena->descriptor);
+    *arena = (struct shared_arena){0};
 }
 
 uint64_t process_cpu_nanoseconds(pid_t process) {

@@ -48,8 +48,10 @@ struct shared_arena {
 // A memfd arena, touched: MFD_HUGETLB where reserved, else transparent huge pages, else 4 KiB
 // pages.
 struct shared_arena arena_create(size_t byte_count);
-// Maps a received arena read-only.
-struct shared_arena arena_map(int descriptor);
+// Maps a received arena.
+struct shared_arena arena_map(int descriptor, bool writable);
+// Unmaps it and closes the descriptor; does nothing to what was never mapped.
+void arena_unmap(struct shared_arena *arena);
 
 struct endpoint {
     const char *unix_path;  // used when not null

@@ -107,8 +107,9 @@ class Bench:
         words = [str(PROGRAMS / "load"), "--system", "kvstore", "--operation", operation,
                  "--server-pid", str(server.process.pid),
                  "--seed", str(self.random.getrandbits(32))]
-        words += (["--unix-socket", server.unix_socket] if transport == "unix"
-                  else ["--port", str(server.port)])
+        # With both addresses, only what needs shared memory takes the Unix socket.
+        words += ["--unix-socket", server.unix_socket]
+        words += ["--port", str(server.port)] if transport == "tcp" else []
         for name, value in options.items():
             words += ["--" + name.replace("_", "-"), str(value)]
         command = self.prefix + words
@@ -202,7 +203,7 @@ class Bench:
 
         def ingest():
             before, kernel_before = self.stat(server), kernel_written_bytes(server)
-            row = self.put(server, value_bytes, WRITE_DEPTH, milliseconds)
+            row = self.put(server, value_bytes, WRITE_DEPTH, milliseconds, "put-local")
             after = self.drained(server)
             self.results.add("amplification", {"value_bytes": value_bytes}, round_number, {
                 "payload_bytes": after.since(before, "ssd_payload_written_bytes"),
@@ -210,7 +211,9 @@ class Bench:
                 "kernel_bytes": kernel_written_bytes(server) - kernel_before})
             return row
 
-        runs = [("kvstored", "write", ingest)]
+        runs = [("kvstored", "write", ingest),
+                ("kvstored", "put_unix",
+                 lambda: self.put(server, value_bytes, WRITE_DEPTH, milliseconds))]
         if yardstick:
             runs += [("fio", operation, lambda operation=operation: yardstick.measure(
                 operation, value_bytes, WRITE_DEPTH, milliseconds))
@@ -228,15 +231,15 @@ class Bench:
             self.results.add("durable", {**place, "system": system}, round_number, run())
         self.drained(server)
 
-    def put(self, server, value_bytes, connections, milliseconds):
+    def put(self, server, value_bytes, connections, milliseconds, operation="put"):
         """New chunks, each answered when it is on stable storage."""
-        return self.load(server, "put", value_bytes=value_bytes, connections=connections,
+        return self.load(server, operation, value_bytes=value_bytes, connections=connections,
                          acknowledge="ssd", milliseconds=milliseconds)
 
     def interference(self, server, connections, ingest, round_number):
         """GETs of chunks that are in memory, over TCP, with and without PUTs at full speed."""
         background = {} if ingest == "off" else {
-            "background_operation": "put", "background_connections": INGEST_CONNECTIONS,
+            "background_operation": "put-local", "background_connections": INGEST_CONNECTIONS,
             "background_value_bytes": 4 * MEBIBYTE, "acknowledge": "ssd"}
         before = self.stat(server)
         row = self.load(

@@ -71,7 +71,8 @@ def print_transfers(results):
         row("ssd", system=system, op=operation, value_bytes=value_bytes, depth=depth,
             gbps=middle(rows, SPEED), **spread(rows, SPEED), cpu_s_per_gb=middle(rows, CPU),
             p50_us=middle(rows, P50), p99_us=middle(rows, P99), **more)
-    yardsticks = {"read": ("read",), "get_tcp": ("read",), "write": ("write", "write_fsync")}
+    yardsticks = {"read": ("read",), "get_tcp": ("read",), "write": ("write", "write_fsync"),
+                  "put_unix": ("write",)}
     for value_bytes, depth, operation in results.places(
             "transfer", "value_bytes", "depth", "operation"):
         for yardstick in yardsticks.get(operation, ()):

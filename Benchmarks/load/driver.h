@@ -45,6 +45,10 @@ struct driver {
     enum outcome (*ping)(struct connection *connection);
     enum outcome (*put)(struct connection *connection, const struct value_key *key,
                         const struct value_source *source);
+    // As `put`, through shared memory. A source that was put last by this connection still lies
+    // there and is not copied again. Null where there is no shared memory to write to.
+    enum outcome (*put_local)(struct connection *connection, const struct value_key *key,
+                              const struct value_source *source);
     enum outcome (*get)(struct connection *connection, const struct value_key *key,
                         uint8_t *destination, size_t byte_count);
     // Gives the places of values in shared memory, and ends the leases that this connection took

@@ -27,7 +27,7 @@ static struct connection *reference_open(const struct endpoint *endpoint, bool s
             descriptor < 0) {
             fail("the reference server sent no arena");
         }
-        connection->arena = arena_map(descriptor);
+        connection->arena = arena_map(descriptor, false);
     }
     return connection;
 }

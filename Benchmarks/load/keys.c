@@ -30,13 +30,13 @@ uint64_t value_seed(const struct value_key *key) {
     return seed;
 }
 
-enum outcome put_patiently(const struct driver *driver, struct connection *connection,
+enum outcome put_patiently(put_function *put, struct connection *connection,
                            const struct value_key *key, const struct value_source *source,
                            uint64_t *busy_count) {
     const struct timespec pause = {.tv_nsec = BUSY_PAUSE_NANOSECONDS};
     bool was_stored = false;
     for (int attempt = 1;; attempt += 1) {
-        const enum outcome outcome = driver->put(connection, key, source);
+        const enum outcome outcome = put(connection, key, source);
         // What an earlier attempt stored exists; by now, on stable storage too.
         if (outcome == OUTCOME_EXISTS && was_stored) return OUTCOME_OK;
         if (outcome != OUTCOME_BUSY && outcome != OUTCOME_NOT_DURABLE) return outcome;
@@ -56,7 +56,8 @@ void key_set_load(const struct key_set *set, const struct driver *driver,
         pattern_fill(bytes, set->value_byte_count, value_seed(&key));
         const struct value_source source = {bytes, set->value_byte_count,
                                             checksum_xxh3(bytes, set->value_byte_count), false};
-        const enum outcome outcome = put_patiently(driver, connection, &key, &source, &busy_count);
+        const enum outcome outcome =
+            put_patiently(driver->put, connection, &key, &source, &busy_count);
         if (outcome != OUTCOME_OK && outcome != OUTCOME_EXISTS) {
             fail("%s: cannot store value %llu of %zu bytes: %s", driver->name,
                  (unsigned long long)number, set->value_byte_count, driver->fault(connection));

@@ -27,7 +27,9 @@ uint64_t value_seed(const struct value_key *key);
 
 // Puts one value, again and again while the server is busy or its queue to stable storage is full,
 // within limits. Such answers are counted.
-enum outcome put_patiently(const struct driver *driver, struct connection *connection,
+typedef enum outcome put_function(struct connection *connection, const struct value_key *key,
+                                  const struct value_source *source);
+enum outcome put_patiently(put_function *put, struct connection *connection,
                            const struct value_key *key, const struct value_source *source,
                            uint64_t *busy_count);
 

@@ -46,8 +46,9 @@ struct options {
 };
 
 // In the order of `enum operation`.
-static const char *const operation_names[] = {"ping",   "get",   "put",        "fill",
-                                              "verify", "lease", "lease-copy", "memcpy"};
+static const char *const operation_names[] = {"ping",   "get",       "put",   "fill",
+                                              "verify", "put-local", "lease", "lease-copy",
+                                              "memcpy"};
 
 static enum operation operation_named(const char *name) {
     for (size_t index = 0; index < sizeof operation_names / sizeof operation_names[0]; index += 1) {
@@ -204,7 +205,10 @@ static struct connection *open_connection(const struct options *options, bool sh
     if (shared_memory && (options->driver->lease == NULL || options->endpoint.unix_path == NULL)) {
         fail("%s needs --unix-socket and a system with shared memory", options->operation_name);
     }
-    struct connection *connection = options->driver->open(&options->endpoint, shared_memory);
+    // With both addresses given, only what needs the Unix socket takes it.
+    struct endpoint endpoint = options->endpoint;
+    if (!shared_memory && endpoint.port != 0) endpoint.unix_path = NULL;
+    struct connection *connection = options->driver->open(&endpoint, shared_memory);
     if (connection == NULL)
         fail("cannot connect to %s: %s", options->driver->name, strerror(errno));
     return connection;
@@ -227,7 +231,7 @@ static void prepare_worker(struct worker *worker, const struct options *options,
     const bool is_front = index < options->connection_count;
     worker->driver = options->driver;
     worker->operation = is_front ? options->operation : options->background_operation;
-    worker->connection = open_connection(options, worker->operation >= OPERATION_LEASE);
+    worker->connection = open_connection(options, worker->operation >= OPERATION_PUT_LOCAL);
     worker->keys = *keys;
     worker->first_number = is_front ? index : index - options->connection_count;
     worker->number_stride =
@@ -237,7 +241,12 @@ static void prepare_worker(struct worker *worker, const struct options *options,
     worker->random_seed = mix64(options->seed) + index * 0x100000001b3u;
     worker->duration_nanoseconds = (uint64_t)(options->seconds * 1e9);
     worker->operation_count_max = options->operation_count_max;
-    if (worker->operation == OPERATION_PUT && options->driver->immutable) {
+    const bool puts =
+        worker->operation == OPERATION_PUT || worker->operation == OPERATION_PUT_LOCAL;
+    if (worker->operation == OPERATION_PUT_LOCAL && options->driver->put_local == NULL) {
+        fail("%s takes no values through shared memory", options->driver->name);
+    }
+    if (puts && options->driver->immutable) {
         worker->keys.salt = mix64(clock_nanoseconds());  // keys that nobody has put before
     }
     if (worker->operation == OPERATION_FILL || worker->operation == OPERATION_VERIFY) {
@@ -290,8 +299,8 @@ static void print_row(const struct options *options, const struct totals *front,
         "{\"system\": \"%s\", \"operation\": \"%s\", \"transport\": \"%s\", \"value_bytes\": %zu, "
         "\"connections\": %u, \"batch\": %u, \"operations\": %llu, \"elapsed_seconds\": %.6f, ",
         options->driver->name, options->operation_name,
-        options->endpoint.unix_path != NULL ? "unix" : "tcp", options->value_byte_count,
-        options->connection_count, options->batch_key_count,
+        options->operation >= OPERATION_PUT_LOCAL || options->endpoint.port == 0 ? "unix" : "tcp",
+        options->value_byte_count, options->connection_count, options->batch_key_count,
         (unsigned long long)front->operation_count, front->elapsed_seconds);
     printf(
         "\"gigabytes_per_second\": %.4f, \"p50_microseconds\": %.2f, \"p99_microseconds\": %.2f, "
@@ -319,7 +328,8 @@ static bool needs_key_set(const struct options *options, enum operation operatio
     case OPERATION_PING:
     case OPERATION_FILL:
     case OPERATION_VERIFY: return false;
-    case OPERATION_PUT: return !options->driver->immutable;
+    case OPERATION_PUT:
+    case OPERATION_PUT_LOCAL: return !options->driver->immutable;
     case OPERATION_GET:
     case OPERATION_LEASE:
     case OPERATION_LEASE_COPY:

@@ -112,10 +112,12 @@ static enum outcome put_next(struct worker *worker, uint64_t *elapsed_nanosecond
     const struct value_key key =
         key_set_key(&worker->keys, put_number(worker, worker->operation_count));
     const uint64_t start = clock_nanoseconds();
+    put_function *put = worker->operation == OPERATION_PUT_LOCAL ? worker->driver->put_local
+                                                                 : worker->driver->put;
     const enum outcome outcome =
-        worker->durable ? put_patiently(worker->driver, worker->connection, &key, source,
-                                        &worker->busy_count)
-                        : worker->driver->put(worker->connection, &key, source);
+        worker->durable
+            ? put_patiently(put, worker->connection, &key, source, &worker->busy_count)
+            : put(worker->connection, &key, source);
     *elapsed_nanoseconds = clock_nanoseconds() - start;
     return outcome;
 }
@@ -129,8 +131,8 @@ static enum outcome fill_next(struct worker *worker, uint64_t *elapsed_nanosecon
         worker->buffer, worker->keys.value_byte_count,
         checksum_xxh3(worker->buffer, worker->keys.value_byte_count), worker->durable};
     const uint64_t start = clock_nanoseconds();
-    const enum outcome outcome = put_patiently(worker->driver, worker->connection, &key, &source,
-                                               &worker->busy_count);
+    const enum outcome outcome = put_patiently(worker->driver->put, worker->connection, &key,
+                                               &source, &worker->busy_count);
     *elapsed_nanoseconds = clock_nanoseconds() - start;
     return outcome == OUTCOME_EXISTS ? OUTCOME_OK : outcome;
 }
@@ -160,7 +162,8 @@ static enum outcome operate(struct worker *worker, uint64_t *elapsed_nanoseconds
         *elapsed_nanoseconds = clock_nanoseconds() - start;
         return outcome;
     }
-    case OPERATION_PUT: return put_next(worker, elapsed_nanoseconds, source);
+    case OPERATION_PUT:
+    case OPERATION_PUT_LOCAL: return put_next(worker, elapsed_nanoseconds, source);
     case OPERATION_FILL: return fill_next(worker, elapsed_nanoseconds);
     case OPERATION_VERIFY: return verify_next(worker, elapsed_nanoseconds);
     case OPERATION_GET: return get_and_check(worker, elapsed_nanoseconds, random_state);
@@ -182,12 +185,16 @@ static uint64_t wait_for_pace(const struct worker *worker, uint64_t last_start_n
     return clock_nanoseconds();
 }
 
+static bool puts_fresh_values(const struct worker *worker) {
+    return worker->operation == OPERATION_PUT || worker->operation == OPERATION_PUT_LOCAL;
+}
+
 static void *run(void *argument) {
     struct worker *worker = argument;
     uint64_t random_state = mix64(worker->random_seed);
     struct value_source source = {worker->buffer, worker->keys.value_byte_count, 0,
                                   worker->durable};
-    if (worker->operation == OPERATION_PUT) {
+    if (puts_fresh_values(worker)) {
         source.checksum = checksum_xxh3(source.bytes, source.byte_count);
     }
     pthread_barrier_wait(worker->barrier);
@@ -220,14 +227,14 @@ static void collect_places(struct worker *worker) {
 void worker_start(struct worker *worker) {
     worker->buffer = memory_allocate(worker->keys.value_byte_count);
     if (worker->operation == OPERATION_MEMCPY) collect_places(worker);
-    if (worker->operation == OPERATION_PUT) {
+    if (puts_fresh_values(worker)) {
         pattern_fill(worker->buffer, worker->keys.value_byte_count, put_pattern_seed);
     }
     if (pthread_create(&worker->thread, NULL, run, worker) != 0) fail("cannot start a thread");
 }
 
 void worker_check(struct worker *worker) {
-    if (worker->operation != OPERATION_PUT || worker->operation_count == 0) return;
+    if (!puts_fresh_values(worker) || worker->operation_count == 0) return;
     const struct value_key key =
         key_set_key(&worker->keys, put_number(worker, worker->operation_count - 1));
     memset(worker->buffer, 0, worker->keys.value_byte_count);

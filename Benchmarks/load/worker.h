@@ -11,12 +11,14 @@
 #include "keys.h"
 
 enum operation {
-    OPERATION_PING,   // an empty round trip
-    OPERATION_GET,    // through the socket into a reused buffer
-    OPERATION_PUT,    // from one buffer; fresh keys where values are immutable
-    OPERATION_FILL,   // stores the key set once, each value its own
-    OPERATION_VERIFY, // reads the key set once and compares every byte
-    OPERATION_LEASE,  // the places of a batch of values in shared memory; their ends are read there
+    OPERATION_PING,    // an empty round trip
+    OPERATION_GET,     // through the socket into a reused buffer
+    OPERATION_PUT,     // from one buffer; fresh keys where values are immutable
+    OPERATION_FILL,    // stores the key set once, each value its own
+    OPERATION_VERIFY,  // reads the key set once and compares every byte
+    // From here on, through shared memory.
+    OPERATION_PUT_LOCAL,   // as PUT; the bytes lie in shared memory before
+    OPERATION_LEASE,       // the places of a batch of values; their ends are read there
     OPERATION_LEASE_COPY,  // as above, and the values are copied into a reused buffer
     OPERATION_MEMCPY,      // the copies alone, from the same places, without asking
 };
