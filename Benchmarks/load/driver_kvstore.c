@@ -271,7 +271,9 @@ static enum outcome kvstore_lookup(struct connection *connection, const struct v
 static enum outcome print_counters(struct connection *connection, const uint8_t *body,
                                    size_t body_byte_count, FILE *output) {
     uint32_t pair_count = 0;
-    if (body_byte_count < sizeof pair_count) return frame_fault(connection, "STAT has no pair count");
+    if (body_byte_count < sizeof pair_count) {
+        return frame_fault(connection, "STAT has no pair count");
+    }
     memcpy(&pair_count, body, sizeof pair_count);
     size_t next = sizeof pair_count;
     fputc('{', output);
