@@ -59,6 +59,7 @@ class Client(threading.Thread):
         self.random = random.Random(f"{life.seed} {number}")
         self.connection = None
         self.findings = []
+        self.failed_keys = set()
         self.counts = Counter()
         self.has_checked = threading.Event()
 
@@ -80,8 +81,10 @@ class Client(threading.Thread):
             if self.connection:
                 self.connection.close()
 
-    def note(self, found):
-        if found is not None:
+    def note(self, key, found):
+        """Keeps a Finding, if it is one, and the first for this key."""
+        if found is not None and key not in self.failed_keys:
+            self.failed_keys.add(key)
             self.findings.append(found)
 
     def count(self, verb, status):
@@ -110,7 +113,7 @@ class Client(threading.Thread):
             self.count("GET", chunk.status)
             if chunk.status == OK:
                 self.counts["bytes read"] += len(chunk.data)
-                self.note(key.got(chunk, asked_at, now))
+                self.note(key, key.got(chunk, asked_at, now))
             elif key.is_promised(now):
                 missed.append(key)
         for key in missed:
@@ -126,12 +129,12 @@ class Client(threading.Thread):
             now = time.time()
             if chunk.status == OK:
                 self.counts["misses of durable chunks that passed"] += 1
-                self.note(key.got(chunk, asked_at, now))
+                self.note(key, key.got(chunk, asked_at, now))
                 return
             # Overload may last, an absence that lasts a little is one.
             if chunk.status == NOT_FOUND and attempt >= 1:
                 break
-        self.note(key.missed(now))
+        self.note(key, key.missed(now))
 
     def get_range(self, key):
         """A part of a chunk; now and then more than there is."""
@@ -141,7 +144,7 @@ class Client(threading.Thread):
         (chunk,) = self.connection.get([key.key], bounds)
         self.count("GET range", chunk.status)
         if chunk.status in (OK, LIMIT_EXCEEDED):
-            self.note(key.got_range(chunk, bounds))
+            self.note(key, key.got_range(chunk, bounds))
         elif key.is_promised(time.time()):
             self.get_again(key)
 
@@ -154,7 +157,7 @@ class Client(threading.Thread):
             self.count("LOOKUP", record.status)
             if record.status == OK:
                 self.counts[f"LOOKUP in tier {record.tier}"] += 1
-                self.note(key.looked_up(record, asked_at, now))
+                self.note(key, key.looked_up(record, asked_at, now))
             elif key.is_promised(now):
                 missed.append(key)
         for key in missed:
@@ -206,7 +209,7 @@ class Client(threading.Thread):
             if is_durable and status == UNSUPPORTED and not self.shape.is_durable_expected:
                 key.put_abandoned(number)
             else:
-                self.note(key.put_answered(number, status, is_durable, time.time()))
+                self.note(key, key.put_answered(number, status, is_durable, time.time()))
 
     def lose(self, sent):
         now = time.time()
@@ -239,7 +242,7 @@ class Client(threading.Thread):
         now = time.time()
         for key, status in zip(keys, statuses):
             self.count("DELETE", status)
-            self.note(key.delete_answered(status, now))
+            self.note(key, key.delete_answered(status, now))
 
     def pin(self, keys):
         if not keys:
@@ -248,7 +251,7 @@ class Client(threading.Thread):
         now = time.time()
         for key, status in zip(keys, statuses):
             self.count("PIN", status)
-            self.note(key.pin_answered(status, now))
+            self.note(key, key.pin_answered(status, now))
 
     def unpin(self, keys):
         if not keys:
