@@ -12,6 +12,11 @@ package enum IOFault: Error, Hashable, Sendable {
     case busy
     /// The kernel refused: an `errno` value (errno(3)).
     case system(Int32)
+
+    /// ENOSPC: the file system is full.
+    package static var noSpace: IOFault { .system(28) }
+    /// EINVAL: what the call asks for does not exist here, O_DIRECT for example.
+    package static var invalidArgument: IOFault { .system(22) }
 }
 
 /// The outcome of a request, with the numbers of docs/protocol.md and of `kvs_status` in kvstore.h.

@@ -3,7 +3,7 @@
 /// The 32-byte name of a chunk, computed by the client (docs/key-derivation.md). A value.
 ///
 /// The bytes are a hash already, so the table index takes eight of them as they are.
-package struct ChunkKey: Hashable, Sendable, CustomStringConvertible {
+package struct ChunkKey: Hashable, Sendable, BitwiseCopyable, CustomStringConvertible {
     /// The key's bytes, as four little-endian words in order.
     package var words: (UInt64, UInt64, UInt64, UInt64)
 

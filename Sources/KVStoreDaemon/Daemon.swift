@@ -24,6 +24,7 @@ final class Daemon {
     private let acceptor: Acceptor<RingReactor>
     private let addresses: [StreamAddress]
     private let notifier: SystemdNotifier?
+    private let ssd: DaemonSSD?
 
     private var logger: Logger { log.logger }
 
@@ -36,11 +37,13 @@ final class Daemon {
         Self.raiseDescriptorLimit(settings, logger)
         let memory = try DaemonMemory(settings, logger)
         arena = memory.arena
-        reactors = try Self.startReactors(settings, arena, logger)
+        let options = Self.reactorOptions(settings, arena)
+        reactors = try Self.startReactors(settings, options, logger)
         let now = reactors[0].now()
         let tier = RAMTier(
             arena: arena.bytes.prefix(memory.capacity.arenaByteCount), capacity: memory.capacity,
-            seed: reactors[0].randomBits())
+            seed: reactors[0].randomBits(), admission: settings.ssd?.ramAdmission ?? .none)
+        notifier = SystemdNotifier(environment: Surroundings.current().environment)
         log.metrics.set(.memoryBudget, to: UInt64(settings.memory.budget.bytes))
         log.metrics.set(.shards, to: UInt64(reactors.count))
         log.metrics.set(.hugePages, to: arena.backing == .smallPages ? 0 : 1)
@@ -50,10 +53,18 @@ final class Daemon {
             tier: tier, sharedMemory: memory.shared(with: arena), metrics: log.metrics,
             nodeID: reactors[0].randomBits(), now: now)
         self.node = node
-        shards = reactors.map { Shard(node: node, reactor: $0) }
+        ssd =
+            if let ssd = settings.ssd {
+                try DaemonSSD(settings, ssd, memory: tier, options: options, logger)
+            } else {
+                nil
+            }
+        let ssd = ssd
+        shards = reactors.map { Shard(node: node, reactor: $0, ssd: ssd?.access(on: $0)) }
+        Self.notify(.status("reading what is on SSD"), notifier, logger)
+        ssd?.open()
         acceptor = Acceptor(shards: shards, logger: logger)
         addresses = try Self.listen(settings, acceptor)
-        notifier = SystemdNotifier(environment: Surroundings.current().environment)
     }
 
     // MARK: Start
@@ -71,9 +82,9 @@ final class Daemon {
         }
     }
 
-    private static func startReactors(
-        _ settings: DaemonSettings, _ arena: MemoryArena, _ logger: Logger
-    ) throws(StartFault) -> [RingReactor] {
+    private static func reactorOptions(
+        _ settings: DaemonSettings, _ arena: MemoryArena
+    ) -> ReactorOptions {
         var options = ReactorOptions()
         // Registering touches every page, so small pages are registered only if prefaulted.
         let isResident = settings.memory.prefault || arena.backing != .smallPages
@@ -87,6 +98,13 @@ final class Daemon {
             case .ioUring: .ioUring
             case .poll: .poll
             }
+        return options
+    }
+
+    private static func startReactors(
+        _ settings: DaemonSettings, _ standard: ReactorOptions, _ logger: Logger
+    ) throws(StartFault) -> [RingReactor] {
+        var options = standard
         var reactors: [RingReactor] = []
         for index in 0..<settings.shardCount {
             options.name = "kvstored-\(index)"
@@ -181,6 +199,7 @@ final class Daemon {
             for shard in shards { await shard.beginStop() }
             for shard in shards { await shard.stop(by: deadline) }
         }
+        ssd?.stop(by: deadline.adding(milliseconds: ssdStopMilliseconds))
         for reactor in reactors { reactor.stop() }
         for reactor in reactors { reactor.join() }
         if let path = settings.readyFile { ReadyFile.remove(path) }
@@ -188,6 +207,12 @@ final class Daemon {
     }
 
     private func notify(_ message: SystemdNotifier.Message) {
+        Self.notify(message, notifier, logger)
+    }
+
+    private static func notify(
+        _ message: SystemdNotifier.Message, _ notifier: SystemdNotifier?, _ logger: Logger
+    ) {
         do throws(SystemdNotifier.Fault) {
             try notifier?.notify(message)
         } catch {
@@ -195,3 +220,6 @@ final class Daemon {
         }
     }
 }
+
+/// What the SSD tier has for writing what waits, beyond the grace for requests.
+private let ssdStopMilliseconds: UInt64 = 5_000

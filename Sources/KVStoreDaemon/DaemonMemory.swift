@@ -34,9 +34,11 @@ struct DaemonMemory {
         // Never more than a quarter: a small budget is kept by lowering limits.connections.
         let connectionByteCount = min(
             max(0, overhead - Self.allowanceByteCount), budget.bytes / 4)
+        let indexByteCount = try Self.indexByteCount(settings)
         guard
             let capacity = RAMTier.Capacity(
-                budget: ByteCount(budget.bytes - stagingByteCount - connectionByteCount))
+                budget: ByteCount(
+                    budget.bytes - stagingByteCount - connectionByteCount - indexByteCount))
         else { throw StartFault(message: "memory.budget \(budget) is too small: use 1MiB or more") }
         self.capacity = capacity
         var options = MemoryArena.Options(byteCount: ByteCount(capacity.arenaByteCount))
@@ -59,6 +61,21 @@ struct DaemonMemory {
             .info, .memoryReserved, "memory reserved",
             ["budget": budget.description, "backing": arena.backing.rawValue])
         for warning in arena.warnings { logger.event(.warning, .memoryDegraded, "\(warning)") }
+    }
+
+    /// Memory of the SSD tier's index when it is full: at most a quarter of the budget.
+    private static func indexByteCount(_ settings: DaemonSettings) throws(StartFault) -> Int {
+        guard let ssd = settings.ssd else { return 0 }
+        let byteCount = SSDTier.indexByteCount(entryCountMax: ssd.entryCountMax)
+        guard byteCount <= settings.memory.budget.bytes / 4 else {
+            throw StartFault(
+                message: """
+                    the index of \(ssd.entryCountMax) chunks on SSD takes \(byteCount >> 20) MiB \
+                    of memory, more than a quarter of memory.budget \
+                    (\(settings.memory.budget)): raise memory.budget, or lower ssd.capacity
+                    """)
+        }
+        return byteCount
     }
 
     /// What local clients may map.
@@ -87,6 +104,8 @@ extension DaemonSettings {
         configuration.connectionCountMax = limits.connectionCount
         configuration.chunkByteCountMax = limits.chunkByteCount.bytes
         configuration.leaseMillisecondsMax = limits.lease.count
+        configuration.admitsPrefixesOnly = ssd?.admission == .prefix
+        configuration.userID = geteuid()
         configuration.requestMillisecondsDefault = limits.requestDeadline.count
         configuration.stagingByteCountMax = stagingByteCount
         configuration.daemonName = "kvstored \(Release.version)"

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 internal import Codec
 internal import KVCore
+internal import Kernels
 internal import Telemetry
 internal import Tiers
 internal import Wire
@@ -19,9 +20,6 @@ extension Connection {
         } catch {
             return try await refuse(request, error)
         }
-        guard put.acknowledge == .memory else {
-            return try await refuse(request, .unsupported, noStableStorageText)
-        }
         guard put.chunkByteCount <= node.chunkByteCountMax else {
             return try await refuse(
                 request, .tooLarge, "chunks have at most \(node.chunkByteCountMax) bytes here")
@@ -29,11 +27,10 @@ extension Connection {
         noteSize(request, put.chunkByteCount)
         switch try await reserve(request, put) {
         case .reserved(let reservation):
-            return try await receiveChunk(request, reservation)
+            return try await receiveChunk(request, put, reservation)
         case .refused(.exists):
-            node.metrics.add(.putsDuplicate)
             try await discard(request.header.payloadByteCount, deadline: request.deadline)
-            try await answerError(request, .exists, existsText)
+            try await answerPublished(request, put, .exists)
             return .goOn
         case .refused(let status):
             return try await refuse(request, status, noRoomText)
@@ -52,6 +49,7 @@ extension Connection {
             expiry: put.timeToLiveMilliseconds == 0
                 ? .distantFuture
                 : request.arrival.adding(milliseconds: UInt64(put.timeToLiveMilliseconds)))
+        guard !isOnSSD(put.key, now: request.arrival) else { return .refused(.exists) }
         while true {
             let now = reactor.now()
             switch node.tier.reserve(proposal, now: now) {
@@ -64,7 +62,7 @@ extension Connection {
     }
 
     private nonisolated(nonsending) func receiveChunk(
-        _ request: Request, _ reservation: consuming Reservation
+        _ request: Request, _ put: PutRequest, _ reservation: consuming Reservation
     ) async throws(ConnectionEnd) -> Next {
         let verifier = self.verifier ?? RawVerifier()
         self.verifier = verifier
@@ -90,22 +88,26 @@ extension Connection {
                 request, .checksumMismatch, "the chunk does not match its checksum: send it again")
             return .goOn
         }
-        let byteCount = bytes.count
-        try await answerPublished(request, reservation.commit(checksum: checksum), byteCount)
+        try await answerPublished(request, put, reservation.commit(checksum: checksum))
         return .goOn
     }
 
-    /// Answers a PUT or COMMIT whose chunk was published, or was there already.
+    /// Answers a PUT or COMMIT whose chunk was published (`ok`), or was there already (`exists`),
+    /// once it is as durable as its writer wants.
     nonisolated(nonsending) func answerPublished(
-        _ request: Request, _ status: Status, _ byteCount: Int
+        _ request: Request, _ put: PutRequest, _ status: Status
     ) async throws(ConnectionEnd) {
-        guard status == .ok else {
+        if status == .ok {
+            node.metrics.add(.putsStored)
+            node.metrics.add(.putsStoredBytes, put.chunkByteCount)
+        } else {
             node.metrics.add(.putsDuplicate)
-            return try await answerError(request, status, existsText)
         }
-        node.metrics.add(.putsStored)
-        node.metrics.add(.putsStoredBytes, byteCount)
-        try await answer(request)
+        switch await settle(put, status) {
+        case .ok: try await answer(request)
+        case .notDurable: try await answerError(request, .notDurable, notDurableText)
+        case let status: try await answerError(request, status, existsText)
+        }
     }
 
     // MARK: GET
@@ -119,36 +121,109 @@ extension Connection {
         } catch {
             return try await refuse(request, error)
         }
-        guard get.range == nil else { return try await refuse(request, WireFault.notOffered) }
-        for index in 0..<get.keys.count {
-            try await sendChunk(request, get, index)
+        guard let ssd, get.range == nil, get.keys.count > 1 else {
+            for index in 0..<get.keys.count {
+                let found = try await find(request, get, index)
+                try await sendChunk(request, get, index, found)
+            }
+            return .goOn
+        }
+        var ahead = ReadAhead(
+            ssd, memory: node.tier, namespace: namespace, deadline: request.deadline)
+        do throws(ConnectionEnd) {
+            for index in 0..<get.keys.count {
+                ahead.prepare(from: index, keyCount: get.keys.count) { get.keys[$0] }
+                let read = await ahead.take(index)
+                let found = try await find(request, get, index, readAhead: read)
+                try await sendChunk(request, get, index, found)
+            }
+        } catch {
+            await ahead.cancel()
+            throw error
         }
         return .goOn
     }
 
+    /// The chunk whose turn it is, or why it is not sent.
+    private nonisolated(nonsending) func find(
+        _ request: Request, _ get: GetRequest, _ index: Int,
+        readAhead: Result<Hold, Status>? = nil
+    ) async throws(ConnectionEnd) -> Found {
+        if case .success(let hold)? = readAhead {
+            node.metrics.add(.ssdHits)
+            return .held(node.tier.lend(hold))
+        }
+        let now = index == 0 ? request.arrival : reactor.now()
+        guard now < request.deadline else { return .missing(.deadlineExceeded) }
+        if get.range != nil, let part = try await sendPart(request, get, index, now: now) {
+            return .missing(part)
+        }
+        return await find(get.keys[index], now: now, deadline: request.deadline)
+    }
+
     private nonisolated(nonsending) func sendChunk(
-        _ request: Request, _ get: GetRequest, _ index: Int
+        _ request: Request, _ get: GetRequest, _ index: Int, _ found: consuming Found
     ) async throws(ConnectionEnd) {
         let flags: FrameFlags = index + 1 < get.keys.count ? .more : []
-        let now = index == 0 ? request.arrival : reactor.now()
-        guard now < request.deadline else {
-            return try await sendMiss(request, .deadlineExceeded, flags, index)
+        switch consume found {
+        case .missing(.ok): return
+        case .missing(let status):
+            if status == .notFound { node.metrics.add(.misses) }
+            try await sendMiss(request, status, flags, index)
+        case .held(let held):
+            if let layout = get.layout, layout != held.description.layout {
+                node.metrics.add(.misses)
+                return try await sendMiss(request, .layoutMismatch, flags, index)
+            }
+            guard let bytes = get.part(of: held.bytes) else {
+                return try await sendMiss(request, .limitExceeded, flags, index)
+            }
+            node.metrics.add(.hits)
+            noteSize(request, bytes.count)
+            try await send(request, flags, index, held.description, bytes, get.range != nil)
         }
-        guard let held = node.tier.hold(namespace, get.keys[index], now: now) else {
-            node.metrics.add(.misses)
-            return try await sendMiss(request, .notFound, flags, index)
+    }
+
+    /// Sends the part of a chunk that is on SSD alone, without reading the rest of it.
+    /// - Returns: `ok` when it was sent, another status when it was refused; nil when the chunk is
+    ///   in memory, or nowhere.
+    private nonisolated(nonsending) func sendPart(
+        _ request: Request, _ get: GetRequest, _ index: Int, now: Instant
+    ) async throws(ConnectionEnd) -> Status? {
+        let name = ChunkName(namespace, get.keys[index])
+        guard let ssd, let range = get.range, !node.tier.isResident(name),
+            let located = ssd.tier.locate(name.namespace, name.key, now: now, asUse: .counts)
+        else { return nil }
+        if let layout = get.layout, layout != located.description.layout { return .layoutMismatch }
+        let byteCount = located.description.byteCount
+        guard let wanted = range.within(chunkByteCount: UInt64(byteCount)) else {
+            return .limitExceeded
         }
-        if let layout = get.layout, layout != held.description.layout {
-            node.metrics.add(.misses)
-            return try await sendMiss(request, .layoutMismatch, flags, index)
+        switch await ssd.reader.readPart(
+            name, located, Int(wanted.lowerBound)..<Int(wanted.upperBound),
+            deadline: request.deadline)
+        {
+        case .refused(let status): return status
+        case .read(let part):
+            node.metrics.add(.hits)
+            node.metrics.add(.ssdHits)
+            let flags: FrameFlags = index + 1 < get.keys.count ? .more : []
+            try await send(request, flags, index, located.description, part.bytes, true)
+            return .ok
         }
-        node.metrics.add(.hits)
-        noteSize(request, held.bytes.count)
+    }
+
+    /// Sends the frame of a chunk, and `bytes` of it; of a part the checksum is its own.
+    private nonisolated(nonsending) func send(
+        _ request: Request, _ flags: FrameFlags, _ index: Int, _ description: ChunkDescription,
+        _ bytes: PinnedBytes, _ isPart: Bool
+    ) async throws(ConnectionEnd) {
         var header = answerHeader(request, .ok, flags)
-        header.payloadByteCount = UInt64(held.bytes.count)
-        let answer = ChunkAnswer(index: UInt32(index), held.description, now: now)
+        header.payloadByteCount = UInt64(bytes.count)
+        var answer = ChunkAnswer(index: UInt32(index), description, now: reactor.now())
+        if isPart { answer.checksum = Checksum.of(bytes) }
         let frame = header.encode(into: outbox.bytes) { answer.encode(&$0) }
-        try await send(frame, thenChunk: held.bytes, deadline: request.deadline)
+        try await send(frame, thenChunk: bytes, deadline: request.deadline)
     }
 
     /// Sends a frame and a chunk, the first piece of it with the frame.
@@ -177,6 +252,8 @@ extension Connection {
             switch status {
             case .layoutMismatch: "the chunk has another layout: treat it as a miss"
             case .deadlineExceeded: "the deadline passed before this key's turn"
+            case .limitExceeded: "the range ends behind the chunk"
+            case .busy: noRoomText
             default: "not stored: compute it"
             }
         let refusal = ChunkRefusal(index: UInt32(index), message: message)
@@ -186,6 +263,16 @@ extension Connection {
     /// Tells the shard when a request is small, so that large transfers make room for its like.
     private func noteSize(_ request: Request, _ byteCount: Int) {
         if byteCount <= smallByteCountMax { shard.noteSmallRequest(at: request.arrival) }
+    }
+}
+
+extension GetRequest {
+    /// What is wanted of a chunk; nil when it ends before.
+    fileprivate func part(of chunk: PinnedBytes) -> PinnedBytes? {
+        guard let range else { return chunk }
+        return range.within(chunkByteCount: UInt64(chunk.count)).map {
+            chunk.slice(offset: Int($0.lowerBound), count: $0.count)
+        }
     }
 }
 
@@ -213,7 +300,7 @@ extension PinnedBytes {
     }
 }
 
-let noStableStorageText = "nothing is put on stable storage here: acknowledge memory"
+let notDurableText = "in memory, but not on stable storage: see kvctl ssd status and the log"
 let existsText = "stored already: the new bytes were dropped"
 let noRoomText = "no room: everything is being read or written; compute, or try again later"
 /// Transfers up to this size count as small.

@@ -25,6 +25,15 @@ struct Request {
     var frameDeadline: Instant { arrival.adding(milliseconds: Limits.frameMillisecondsMax) }
 }
 
+/// Rows of an answer, and the two counts before them. A value.
+struct Rows {
+    static let countsByteCount = 8
+
+    let firstCount: UInt32
+    let secondCount: UInt32
+    let byteCount: Int
+}
+
 /// Receiving frames, and answering them.
 extension Connection {
     // MARK: Receiving
@@ -132,6 +141,32 @@ extension Connection {
         defer { shard.scratch.giveBack(scratch) }
         var header = answerHeader(request, .ok)
         try await send(header.encode(into: scratch.bytes, body: body), deadline: request.deadline)
+        return .goOn
+    }
+
+    /// Answers with two counts and rows that `write` puts into memory for at most
+    /// `rowByteCountMax` bytes; `busy` when there is none.
+    nonisolated(nonsending) func answerRows(
+        _ request: Request, rowByteCountMax: Int,
+        _ write: nonisolated(nonsending) (PinnedBytes) async -> Rows
+    ) async throws(ConnectionEnd) -> Next {
+        let headByteCount = FrameHeader.byteCount + Rows.countsByteCount
+        let fitsOutbox = headByteCount + rowByteCountMax <= outboxByteCount
+        let scratch = fitsOutbox ? nil : shard.scratch.take()
+        guard fitsOutbox || scratch != nil else {
+            return try await refuse(request, .busy, "too many large requests: try again")
+        }
+        defer { if let scratch { shard.scratch.giveBack(scratch) } }
+        let room = scratch?.bytes ?? outbox.bytes
+        // Rows first, since what they add up to stands before them.
+        let rows = await write(room.dropFirst(headByteCount))
+        var header = answerHeader(request, .ok)
+        let frame = header.encode(into: room) { writer in
+            writer.append(rows.firstCount)
+            writer.append(rows.secondCount)
+            writer.skip(rows.byteCount)
+        }
+        try await send(frame, deadline: request.deadline)
         return .goOn
     }
 

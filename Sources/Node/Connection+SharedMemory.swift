@@ -23,25 +23,53 @@ extension Connection {
         shard.noteSmallRequest(at: request.arrival)
         _ = release(lease.released)
         let expiry = leaseExpiry(lease.milliseconds, from: request.arrival)
+        var loaded = await load(lease.keys, request)
         return try await answerLarge(
             request,
             bodyByteCount: LeaseAnswer.fixedByteCount + lease.keys.count * LeaseRecord.byteCount
         ) { writer in
             LeaseAnswer.encode(&writer, recordCount: lease.keys.count, expiry: expiry)
             for index in 0..<lease.keys.count {
-                grant(lease.keys[index], until: expiry, now: request.arrival).encode(&writer)
+                let read = loaded.removeValue(forKey: index)
+                grant(lease.keys[index], read, until: expiry, now: request.arrival)
+                    .encode(&writer)
             }
         }
     }
 
-    private func grant(_ key: ChunkKey, until expiry: Instant, now: Instant) -> LeaseRecord {
+    /// Reads the chunks that are not in memory, many at a time; memory may not have room for all.
+    private nonisolated(nonsending) func load(
+        _ keys: KeyList, _ request: Request
+    ) async -> [Int: Result<Hold, Status>] {
+        guard let ssd else { return [:] }
+        var loaded: [Int: Result<Hold, Status>] = [:]
+        var ahead = ReadAhead(
+            ssd, memory: node.tier, namespace: namespace, deadline: request.deadline)
+        for index in 0..<keys.count {
+            ahead.prepare(from: index, keyCount: keys.count) { keys[$0] }
+            if let read = await ahead.take(index) { loaded[index] = read }
+        }
+        return loaded
+    }
+
+    private func grant(
+        _ key: ChunkKey, _ read: Result<Hold, Status>?, until expiry: Instant, now: Instant
+    ) -> LeaseRecord {
+        var found: HeldChunk?
+        var missing = Status.notFound
+        switch read {
+        case .success(let hold)?:
+            node.metrics.add(.ssdHits)
+            found = node.tier.lend(hold)
+        case .failure(let status)?: missing = status
+        case nil: found = node.tier.hold(namespace, key, now: now)
+        }
+        guard let held = found.take() else {
+            if missing == .notFound { node.metrics.add(.misses) }
+            return LeaseRecord(status: missing)
+        }
         guard leases.count < Limits.leaseCountPerConnectionMax, node.leaseBegan() else {
             return LeaseRecord(status: .busy)
-        }
-        guard let held = node.tier.hold(namespace, key, now: now) else {
-            node.leaseEnded()
-            node.metrics.add(.misses)
-            return LeaseRecord(status: .notFound)
         }
         node.metrics.add(.hits)
         node.metrics.add(.leasesGranted)
@@ -99,18 +127,13 @@ extension Connection {
         } catch {
             return try await refuse(request, error)
         }
-        guard put.acknowledge == .memory else {
-            return try await refuse(request, .unsupported, noStableStorageText)
-        }
         guard put.chunkByteCount <= node.stagedChunkByteCountMax else {
             return try await refuse(
                 request, .tooLarge, "larger than HELLO's staging limit: use PUT or smaller chunks")
         }
-        let present = node.tier.describe(
-            namespace, put.key, now: request.arrival, asUse: .counts)
+        let present = describe(put.key, now: request.arrival, asUse: .counts)
         guard present == nil else {
-            node.metrics.add(.putsDuplicate)
-            try await answerError(request, .exists, existsText)
+            try await answerPublished(request, put, .exists)
             return .goOn
         }
         let expiry = leaseExpiry(0, from: request.arrival)
@@ -153,10 +176,10 @@ extension Connection {
                     request, .checksumMismatch, "the staged bytes do not match their checksum")
             }
             let status = reservation.commit(checksum: commit.checksum)
-            try await answerPublished(request, status, pending.bytes.count)
+            try await answerPublished(request, pending.put, status)
             return .goOn
         case .refused(.exists):
-            try await answerPublished(request, .exists, pending.bytes.count)
+            try await answerPublished(request, pending.put, .exists)
             return .goOn
         case .refused(let status):
             return try await refuse(request, status, noRoomText)

@@ -34,6 +34,7 @@ final class Connection<R: Reactor> {
     let reactor: R
     let node: Node
     let shard: ShardContext
+    let ssd: SSDAccess<R>?
 
     var inbox = Inbox<R.Stream>()
     /// Header and body of an answer that fits; a larger one takes a scratch buffer.
@@ -48,7 +49,10 @@ final class Connection<R: Reactor> {
     /// Whether the connection waits for a request.
     private(set) var isIdle = true
 
-    init(stream: R.Stream, reactor: R, node: Node, shard: ShardContext) {
+    init(
+        stream: R.Stream, reactor: R, node: Node, shard: ShardContext, ssd: SSDAccess<R>?
+    ) {
+        self.ssd = ssd
         self.stream = stream
         self.reactor = reactor
         self.node = node
@@ -166,23 +170,10 @@ final class Connection<R: Reactor> {
         case .reserve: try await serveReserve(request, body)
         case .commit: try await serveCommit(request, body)
         case .abort: try await serveAbort(request, body)
-        case .pin: try await refuseChecked(request, body, PinRequest.decode)
-        case .unpin: try await refuseChecked(request, body, DeleteRequest.decode)
-        case .control: try await refuseChecked(request, body, ControlRequest.decode)
+        case .pin: try await servePin(request, body)
+        case .unpin: try await serveUnpin(request, body)
+        case .control: try await serveControl(request, body)
         }
-    }
-
-    /// Refuses a request that is not served here; one that is malformed is told so.
-    private nonisolated(nonsending) func refuseChecked<Body>(
-        _ request: Request, _ body: PinnedBytes,
-        _ decode: (PinnedBytes) throws(WireFault) -> Body
-    ) async throws(ConnectionEnd) -> Next {
-        do throws(WireFault) {
-            _ = try decode(body)
-        } catch {
-            return try await refuse(request, error)
-        }
-        return try await refuse(request, WireFault.notOffered)
     }
 
     private nonisolated(nonsending) func servePing(
@@ -217,7 +208,8 @@ extension Verb {
         case .reserve: .requestsReserve
         case .commit: .requestsCommit
         case .abort: .requestsAbort
-        case .pin, .unpin, .control: .requestsOther
+        case .pin, .unpin: .requestsPin
+        case .control: .requestsControl
         }
     }
 }

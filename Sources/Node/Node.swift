@@ -18,6 +18,10 @@ package struct NodeConfiguration: Sendable {
     package var requestMillisecondsDefault = Limits.requestMillisecondsDefault
     /// Memory for local writers' staging regions, all connections together; 0: none.
     package var stagingByteCountMax = 0
+    /// Whether a chunk counts as used, for its way to SSD, only with all that stand before it.
+    package var admitsPrefixesOnly = false
+    /// The user as whom the node runs, who may control it.
+    package var userID: UInt32 = 0
     /// Name and version, told in HELLO.
     package var daemonName = "kvstored"
 
@@ -127,7 +131,10 @@ package final class Node: Sendable {
     // MARK: Statistics
 
     /// The pairs of STAT: every metric, with the gauges brought up to date.
-    func statistics(now: Instant) -> [(name: String, value: UInt64)] {
+    func statistics(
+        now: Instant, ssd: SSDTier.Statistics?
+    ) -> [(name: String, value: UInt64)] {
+        if let ssd { metrics.set(ssd) }
         let memory = tier.statistics()
         metrics.set(.uptime, to: startInstant.milliseconds(until: now))
         metrics.set(.memoryUsed, to: UInt64(memory.usedByteCount))
@@ -141,5 +148,31 @@ package final class Node: Sendable {
         metrics.set(.stagingUsed, to: UInt64(openStagingByteCount))
         metrics.set(.processCPU, to: ProcessUsage.cpuMicroseconds())
         return metrics.snapshot()
+    }
+}
+
+extension Metrics {
+    /// Brings the metrics of the SSD tier up to date.
+    fileprivate func set(_ ssd: SSDTier.Statistics) {
+        set(.ssdChunks, to: UInt64(ssd.chunkCount))
+        set(.ssdChunkBytes, to: UInt64(ssd.chunkByteCount))
+        set(.ssdSegments, to: UInt64(ssd.segmentCount))
+        set(.ssdSegmentsFree, to: UInt64(ssd.freeSegmentCount))
+        set(.ssdPins, to: UInt64(ssd.pinCount))
+        set(.ssdChunksEvicted, to: UInt64(ssd.evictionCount))
+        set(.ssdChunksExpired, to: UInt64(ssd.expirationCount))
+        set(.ssdChunksMoved, to: UInt64(ssd.reinsertionCount))
+        set(.ssdChunksSkipped, to: UInt64(ssd.skippedCount))
+        set(.ssdRecordsWritten, to: UInt64(ssd.recordCount))
+        set(.ssdPayloadWritten, to: UInt64(ssd.payloadWrittenByteCount))
+        set(.ssdWritten, to: UInt64(ssd.writtenByteCount))
+        set(.ssdRead, to: UInt64(ssd.readByteCount))
+        set(.ssdScrubbed, to: UInt64(ssd.scrubbedByteCount))
+        set(.ssdReadFaults, to: UInt64(ssd.readFaultCount))
+        set(.ssdWriteFaults, to: UInt64(ssd.writeFaultCount))
+        set(.ssdChecksumMismatches, to: UInt64(ssd.checksumMismatchCount))
+        set(.ssdDirectoriesFailed, to: UInt64(ssd.failedDirectoryCount))
+        set(.ssdForeignFiles, to: UInt64(ssd.foreignFileCount))
+        set(.ssdNotesWaiting, to: UInt64(ssd.notesWaitingCount))
     }
 }

@@ -12,6 +12,7 @@ internal import Wire
 package actor Shard<R: Reactor> {
     package nonisolated let reactor: R
     nonisolated let node: Node
+    private nonisolated let ssd: SSDAccess<R>?
     /// Connections here or on their way here.
     private nonisolated let expectedCount = Atomic<Int>(0)
     /// Rises while the shard runs; see `maintain`.
@@ -30,8 +31,9 @@ package actor Shard<R: Reactor> {
     }
 
     /// A shard of `node` that runs on `reactor`.
-    package init(node: Node, reactor: R) {
+    package init(node: Node, reactor: R, ssd: SSDAccess<R>? = nil) {
         self.node = node
+        self.ssd = ssd
         self.reactor = reactor
     }
 
@@ -50,7 +52,8 @@ package actor Shard<R: Reactor> {
     /// called `expectConnection`.
     package func serve(_ accepted: R.Listener.Connection) {
         let connection = Connection(
-            stream: reactor.adopt(accepted), reactor: reactor, node: node, shard: context)
+            stream: reactor.adopt(accepted), reactor: reactor, node: node, shard: context,
+            ssd: ssd)
         let slot = unusedSlots.popLast() ?? slots.count
         if slot == slots.count { slots.append(connection) } else { slots[slot] = connection }
         let isWelcome = !isStopped && node.connectionBegan()

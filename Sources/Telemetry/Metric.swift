@@ -11,7 +11,7 @@ package enum Metric: Int, CaseIterable, Sendable {
     case bytesReceived, bytesSent
     case requestsHello, requestsPing, requestsPut, requestsGet, requestsLookup, requestsDelete
     case requestsStat, requestsLease, requestsRelease, requestsReserve, requestsCommit
-    case requestsAbort, requestsOther
+    case requestsAbort, requestsPin, requestsControl, requestsOther
     case hits, misses, lookupHits, lookupMisses
     case putsStored, putsDuplicate, putsStoredBytes
     case chunksEvicted, chunksExpired, chunksDeleted
@@ -20,6 +20,11 @@ package enum Metric: Int, CaseIterable, Sendable {
     case leasesGranted, leasesReleased, leasesExpired, leasesOpen
     case reservationsOpen, holdsOpen, stagingUsed, processCPU
     case checksumMismatches
+    case ssdHits, ssdChunks, ssdChunkBytes, ssdSegments, ssdSegmentsFree, ssdPins
+    case ssdChunksEvicted, ssdChunksExpired, ssdChunksMoved, ssdChunksSkipped
+    case ssdRecordsWritten, ssdPayloadWritten, ssdWritten, ssdRead, ssdScrubbed
+    case ssdReadFaults, ssdWriteFaults, ssdChecksumMismatches
+    case ssdDirectoriesFailed, ssdForeignFiles, ssdNotesWaiting
     case logLinesDropped
 
     /// A counter only rises while the daemon runs; a gauge is set to what is.
@@ -70,6 +75,8 @@ package enum Metric: Int, CaseIterable, Sendable {
         case .requestsReserve: .counter("requests_reserve", "RESERVE requests.")
         case .requestsCommit: .counter("requests_commit", "COMMIT requests.")
         case .requestsAbort: .counter("requests_abort", "ABORT requests.")
+        case .requestsPin: .counter("requests_pin", "PIN and UNPIN requests.")
+        case .requestsControl: .counter("requests_control", "CONTROL requests.")
         case .requestsOther: .counter("requests_other", "Requests with any other verb.")
         case .hits: .counter("hits", "Keys that GET and LEASE found.")
         case .misses: .counter("misses", "Keys that GET and LEASE did not find.")
@@ -96,6 +103,28 @@ package enum Metric: Int, CaseIterable, Sendable {
         case .stagingUsed: .gauge("staging_bytes", "Memory for local writers.")
         case .processCPU: .gauge("process_cpu_microseconds", "CPU time of the process.")
         case .checksumMismatches: .counter("checksum_mismatches", "Payloads that were damaged.")
+        case .ssdHits: .counter("ssd_hits", "Chunks that were read from SSD for a request.")
+        case .ssdChunks: .gauge("ssd_chunks", "Chunks on SSD.")
+        case .ssdChunkBytes: .gauge("ssd_chunk_bytes", "Bytes of the chunks on SSD.")
+        case .ssdSegments: .gauge("ssd_segments", "Segments, in all directories.")
+        case .ssdSegmentsFree: .gauge("ssd_segments_free", "Segments that are empty.")
+        case .ssdPins: .gauge("ssd_pins", "Pins that a restart remembers.")
+        case .ssdChunksEvicted: .counter("ssd_chunks_evicted", "Chunks that reclaim dropped.")
+        case .ssdChunksExpired: .counter("ssd_chunks_expired", "Chunks past their time to live.")
+        case .ssdChunksMoved: .counter("ssd_chunks_moved", "Chunks that reclaim wrote again.")
+        case .ssdChunksSkipped: .counter("ssd_chunks_skipped", "Chunks that were not written.")
+        case .ssdRecordsWritten: .counter("ssd_records_written", "Records of new chunks.")
+        case .ssdPayloadWritten: .counter("ssd_payload_written_bytes", "Bytes of new chunks.")
+        case .ssdWritten: .counter("ssd_written_bytes", "All bytes written to SSD.")
+        case .ssdRead: .counter("ssd_read_bytes", "Bytes read from SSD for requests.")
+        case .ssdScrubbed: .counter("ssd_scrubbed_bytes", "Bytes that the scrub checked.")
+        case .ssdReadFaults: .counter("ssd_read_faults", "Reads that failed.")
+        case .ssdWriteFaults: .counter("ssd_write_faults", "Writes that failed.")
+        case .ssdChecksumMismatches:
+            .counter("ssd_checksum_mismatches", "Records that were found damaged.")
+        case .ssdDirectoriesFailed: .gauge("ssd_directories_failed", "Directories out of use.")
+        case .ssdForeignFiles: .gauge("ssd_foreign_files", "Segment files left alone.")
+        case .ssdNotesWaiting: .gauge("ssd_notes_waiting", "Deletions and pins not durable yet.")
         case .logLinesDropped: .counter("log_lines_dropped", "Log lines lost to a full buffer.")
         }
     }

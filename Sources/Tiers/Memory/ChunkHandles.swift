@@ -1,6 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 package import KVCore
 
+/// Where a chunk came from when it became visible in memory.
+package enum ChunkOrigin: Hashable, Sendable {
+    /// A client stored it.
+    case writer
+    /// It was read from SSD, and is there still; a cold one is the first to go.
+    case ssd(isCold: Bool)
+}
+
 /// Space for a chunk that is being written; invisible until `commit`. Dropping it frees the space.
 ///
 /// One owner, any thread; nobody else touches the bytes meanwhile.
@@ -21,9 +29,11 @@ package struct Reservation: ~Copyable, Sendable {
 
     /// Makes the chunk visible. The caller has verified the bytes against `checksum`.
     /// - Returns: `.ok`, or `.exists` when another writer was first; the space is free then.
-    package consuming func commit(checksum: UInt64) -> Status {
+    package consuming func commit(
+        checksum: UInt64, from origin: ChunkOrigin = .writer
+    ) -> Status {
         isOpen = false
-        return tier.commit(slot, generation, checksum: checksum)
+        return tier.commit(slot, generation, checksum: checksum, origin)
     }
 
     deinit {
@@ -54,6 +64,9 @@ package struct HeldChunk: ~Copyable, Sendable {
         self.bytes = bytes
         self.description = description
     }
+
+    /// Whether others can still find the chunk.
+    package var isFindable: Bool { tier.isLive(hold) }
 
     /// Keeps the chunk held beyond this value: the caller must `release` the result exactly once.
     package consuming func escape() -> Hold {

@@ -15,7 +15,18 @@ struct ChunkEntry {
         case doomed
     }
 
+    /// Whether the chunk is on SSD too.
+    enum Storage: UInt8 {
+        /// Not there, and not wanted there.
+        case memoryOnly
+        /// In the queue of those that are to be written.
+        case waiting
+        /// There, or being written.
+        case stored
+    }
+
     var state: State
+    var storage = Storage.memoryOnly
     /// Raised whenever the slot is given to another chunk, so that a stale handle is noticed.
     var generation: UInt32
     /// Readers and leases that need the bytes to stay.
@@ -29,6 +40,8 @@ struct ChunkEntry {
     var checksum: UInt64
     /// When it ends; `distantFuture` for never.
     var expiry: Instant
+    /// Not to be evicted before; 0: not pinned.
+    var pinnedUntil = Instant(nanoseconds: 0)
     var nextUnused: UInt32
 
     static let unused = ChunkEntry(

@@ -52,9 +52,9 @@ package final class RAMTier: Sendable {
         package let arenaByteCount: Int
         package let entryCountMax: Int
 
-        /// An entry, its two extent nodes, its policy links and its index buckets.
+        /// An entry, its two extent nodes, its links in two orders and its index buckets.
         package static let bookkeepingByteCountPerEntry =
-            MemoryLayout<ChunkEntry>.stride + 2 * 28 + 8 + 4 * 4
+            MemoryLayout<ChunkEntry>.stride + 2 * 28 + 2 * 16 + 4 * 4
         /// Entries never run out before space does for chunks of this size and more.
         private static let chunkByteCountExpected = 16 << 10
 
@@ -79,22 +79,39 @@ package final class RAMTier: Sendable {
         package var expirationCount = 0
         package var openReservationCount = 0
         package var holdCount = 0
+        package var pinnedByteCount = 0
     }
 
-    private let arena: PinnedBytes
-    private let state: Mutex<RAMTierState>
+    /// Which chunks are written to SSD.
+    package enum Admission: Sendable {
+        /// None: there is no SSD tier.
+        case none
+        /// Each, once it is stored.
+        case all
+        /// Those that are used after they were stored.
+        case secondUse
+    }
+
+    let arena: PinnedBytes
+    package let admission: Admission
+    let state: Mutex<RAMTierState>
 
     /// A tier over `arena`, whose size is `capacity.arenaByteCount`. `seed` is random bits.
-    package init(arena: PinnedBytes, capacity: Capacity, seed: UInt64) {
+    package init(
+        arena: PinnedBytes, capacity: Capacity, seed: UInt64, admission: Admission = .none
+    ) {
         invariant(arena.count == capacity.arenaByteCount, "the arena has the size planned for it")
         self.arena = arena
+        self.admission = admission
         state = Mutex(
             RAMTierState(
                 table: ChunkTable(entryCountMax: capacity.entryCountMax, seed: seed),
                 extents: ExtentAllocator(
                     granuleCount: arena.count / Limits.arenaGranuleByteCount,
                     extentCountMax: capacity.entryCountMax),
-                policy: LeastRecentlyUsed(entryCountMax: capacity.entryCountMax)))
+                policy: LeastRecentlyUsed(entryCountMax: capacity.entryCountMax),
+                demotions: admission == .none
+                    ? nil : LeastRecentlyUsed(entryCountMax: capacity.entryCountMax)))
     }
 
     /// The largest chunk that could ever fit.
@@ -144,18 +161,44 @@ package final class RAMTier: Sendable {
             }
             return state.takeSpace(granuleCount: granuleCount, for: proposal)
         }
+        return result(of: outcome, proposal)
+    }
+
+    /// Takes space that nobody will ever find: for a part of a chunk.
+    package func reserveScratch(byteCount: Int) -> ReserveResult {
+        let proposal = ChunkProposal(
+            namespace: .default, key: ChunkKey(words: (0, 0, 0, 0)), layout: .opaque,
+            byteCount: byteCount)
+        guard byteCount > 0, byteCount <= chunkByteCountMax else { return .refused(.tooLarge) }
+        let granule = Limits.arenaGranuleByteCount
+        let granuleCount = (byteCount + granule - 1) / granule
+        let outcome = state.withLock { state in
+            state.takeSpace(granuleCount: granuleCount, for: proposal)
+        }
+        return result(of: outcome, proposal)
+    }
+
+    private func result(
+        of outcome: RAMTierState.SlotOutcome, _ proposal: ChunkProposal
+    ) -> ReserveResult {
+        let granule = Limits.arenaGranuleByteCount
         switch outcome {
         case .refused(let status): return .refused(status)
         case .callAgain: return .callAgain
         case .taken(let slot, let generation, let firstGranule):
             let bytes = arena.slice(offset: firstGranule * granule, count: proposal.byteCount)
+            // What another chunk left behind this one's end must not get to the disk with it.
+            wholeGranules(of: bytes).dropFirst(bytes.count).fill(0)
             return .reserved(
                 Reservation(tier: self, slot: slot, generation: generation, bytes: bytes))
         }
     }
 
-    func commit(_ slot: UInt32, _ generation: UInt32, checksum: UInt64) -> Status {
-        state.withLock { state in
+    func commit(
+        _ slot: UInt32, _ generation: UInt32, checksum: UInt64, _ origin: ChunkOrigin
+    ) -> Status {
+        let admitsNow = admission == .all
+        return state.withLock { state in
             state.check(slot, generation, .filling)
             let namespace = state.table[slot].namespace
             guard state.table.find(namespace, state.table[slot].key) == nil else {
@@ -165,7 +208,14 @@ package final class RAMTier: Sendable {
             state.table[slot].checksum = checksum
             state.table[slot].state = .live
             state.table.insert(slot)
-            state.policy.inserted(slot)
+            switch origin {
+            case .writer:
+                state.policy.inserted(slot)
+                if admitsNow { state.admit(slot) }
+            case .ssd(let isCold):
+                state.table[slot].storage = .stored
+                isCold ? state.policy.insertedColdest(slot) : state.policy.inserted(slot)
+            }
             state.statistics.openReservationCount -= 1
             return .ok
         }
@@ -182,23 +232,36 @@ package final class RAMTier: Sendable {
 
     /// Lends a chunk to a reader, and counts as a use; nil when it is absent or has expired.
     package func hold(
-        _ namespace: NamespaceID, _ key: ChunkKey, now: Instant
+        _ namespace: NamespaceID, _ key: ChunkKey, now: Instant, asUse: Use = .counts
     ) -> HeldChunk? {
-        let found = state.withLock { state -> (UInt32, UInt32, Int, ChunkDescription)? in
+        let admission = admission
+        let found = state.withLock { state -> RAMTierState.Held? in
             guard let slot = state.findUnexpired(namespace, key, now) else { return nil }
-            state.policy.used(slot)
-            state.table[slot].holdCount += 1
-            state.statistics.holdCount += 1
-            let entry = state.table[slot]
-            let firstGranule = state.extents.granules(of: entry.extent).lowerBound
-            return (slot, entry.generation, firstGranule, entry.description)
+            state.use(slot, asUse, admission)
+            return state.hold(slot)
         }
-        guard let (slot, generation, firstGranule, description) = found else { return nil }
-        let bytes = arena.slice(
-            offset: firstGranule * Limits.arenaGranuleByteCount, count: description.byteCount)
-        return HeldChunk(
-            hold: Hold(slot: slot, generation: generation), tier: self, bytes: bytes,
-            description: description)
+        return found.map { lend($0) }
+    }
+
+    /// Lends what `escape` took out of a `HeldChunk` again; it is this value's to release now.
+    package func lend(_ hold: Hold) -> HeldChunk {
+        lend(
+            state.withLock { state in
+                let entry = state.table[hold.slot]
+                invariant(
+                    entry.generation == hold.generation && entry.holdCount > 0,
+                    "only a hold that was not released is lent")
+                return state.place(of: hold.slot)
+            })
+    }
+
+    func lend(_ held: RAMTierState.Held) -> HeldChunk {
+        HeldChunk(
+            hold: held.hold, tier: self,
+            bytes: arena.slice(
+                offset: held.firstGranule * Limits.arenaGranuleByteCount,
+                count: held.description.byteCount),
+            description: held.description)
     }
 
     /// Ends a hold that was taken out of its `HeldChunk` by `escape`.
@@ -218,16 +281,19 @@ package final class RAMTier: Sendable {
     package func describe(
         _ namespace: NamespaceID, _ key: ChunkKey, now: Instant, asUse: Use
     ) -> ChunkDescription? {
-        state.withLock { state in
+        let admission = admission
+        return state.withLock { state in
             guard let slot = state.findUnexpired(namespace, key, now) else { return nil }
-            if asUse == .counts { state.policy.used(slot) }
+            state.use(slot, asUse, admission)
             return state.table[slot].description
         }
     }
 
-    /// Whether a look counts for eviction.
+    /// Whether a look counts for eviction, and for admission to SSD.
     package enum Use: Sendable {
         case counts
+        /// For eviction alone: what stood before the chunk is missing, so it is of no use there.
+        case countsInMemory
         case doesNotCount
     }
 
@@ -249,6 +315,8 @@ package final class RAMTier: Sendable {
             for _ in 0..<min(entryCount, state.table.entries.count) {
                 let slot = state.sweepCursor
                 state.sweepCursor = (slot + 1) % UInt32(state.table.entries.count)
+                let pinnedUntil = state.table[slot].pinnedUntil
+                if pinnedUntil.nanoseconds != 0, pinnedUntil <= now { state.unpin(slot) }
                 if state.table[slot].state == .live, state.table[slot].expiry <= now {
                     state.unpublish(slot)
                     state.statistics.expirationCount += 1

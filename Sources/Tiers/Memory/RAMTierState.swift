@@ -16,9 +16,18 @@ struct RAMTierState: ~Copyable {
         case refused(Status)
     }
 
+    /// A hold, with where its bytes are.
+    struct Held {
+        let hold: Hold
+        let firstGranule: Int
+        let description: ChunkDescription
+    }
+
     var table: ChunkTable
     var extents: ExtentAllocator
     var policy: LeastRecentlyUsed
+    /// Chunks that wait to be written to SSD, the first to wait as the oldest; nil: there is none.
+    var demotions: LeastRecentlyUsed?
     var statistics = RAMTier.Statistics()
     var sweepCursor: UInt32 = 0
 
@@ -111,6 +120,7 @@ struct RAMTierState: ~Copyable {
 
     private func isEvictable(_ slot: UInt32) -> Bool {
         table[slot].state == .live && table[slot].holdCount == 0
+            && table[slot].pinnedUntil.nanoseconds == 0
     }
 
     /// The policy's candidate that nobody reads; looks at each chunk at most once.
@@ -125,17 +135,34 @@ struct RAMTierState: ~Copyable {
 
     private mutating func evict(_ slot: UInt32) -> ExtentAllocator.NodeIndex {
         statistics.evictionCount += 1
-        table.remove(slot)
-        policy.removed(slot)
+        leaveIndex(slot)
         return freeEntry(slot)
     }
 
     /// Takes a chunk out of the index, and frees it unless it is being read.
     mutating func unpublish(_ slot: UInt32) {
-        table.remove(slot)
-        policy.removed(slot)
+        leaveIndex(slot)
         table[slot].state = .doomed
         if table[slot].holdCount == 0 { freeEntry(slot) }
+    }
+
+    private mutating func leaveIndex(_ slot: UInt32) {
+        table.remove(slot)
+        policy.removed(slot)
+        if table[slot].storage == .waiting { demotions?.removed(slot) }
+        if table[slot].pinnedUntil.nanoseconds != 0 { unpin(slot) }
+    }
+
+    mutating func unpin(_ slot: UInt32) {
+        statistics.pinnedByteCount -= table[slot].byteCount
+        table[slot].pinnedUntil = Instant(nanoseconds: 0)
+    }
+
+    /// The chunk is wanted on SSD, where it is not.
+    mutating func admit(_ slot: UInt32) {
+        guard table[slot].storage == .memoryOnly, demotions != nil else { return }
+        table[slot].storage = .waiting
+        demotions?.inserted(slot)
     }
 
     mutating func abandon(_ slot: UInt32) {
@@ -148,5 +175,28 @@ struct RAMTierState: ~Copyable {
         let run = extents.free(table[slot].extent)
         table.returnSlot(slot)
         return run
+    }
+
+    // MARK: Reading
+
+    /// Counts a use.
+    mutating func use(_ slot: UInt32, _ use: RAMTier.Use, _ admission: RAMTier.Admission) {
+        guard use != .doesNotCount else { return }
+        policy.used(slot)
+        if use == .counts, admission == .secondUse { admit(slot) }
+    }
+
+    mutating func hold(_ slot: UInt32) -> Held {
+        table[slot].holdCount += 1
+        statistics.holdCount += 1
+        return place(of: slot)
+    }
+
+    func place(of slot: UInt32) -> Held {
+        let entry = table[slot]
+        return Held(
+            hold: Hold(slot: slot, generation: entry.generation),
+            firstGranule: extents.granules(of: entry.extent).lowerBound,
+            description: entry.description)
     }
 }

@@ -8,6 +8,8 @@ package protocol EvictionPolicy: ~Copyable, Sendable {
     init(entryCountMax: Int)
     /// The entry became visible.
     mutating func inserted(_ entry: UInt32)
+    /// The entry became visible, and is to go before all others unless it is used again.
+    mutating func insertedColdest(_ entry: UInt32)
     /// The entry was read or looked up.
     mutating func used(_ entry: UInt32)
     /// The entry is no longer there: evicted, expired or deleted.
@@ -47,6 +49,15 @@ package struct LeastRecentlyUsed: EvictionPolicy, ~Copyable {
         if newest != Self.none { links[Int(newest)].newer = entry }
         newest = entry
         if oldest == Self.none { oldest = entry }
+    }
+
+    package mutating func insertedColdest(_ entry: UInt32) {
+        guard oldest != Self.none else { return inserted(entry) }
+        let link = Link(newer: oldest, older: Self.none, use: links[Int(oldest)].use)
+        while links.count <= Int(entry) { links.append(link) }
+        links[Int(entry)] = link
+        links[Int(oldest)].older = entry
+        oldest = entry
     }
 
     package mutating func used(_ entry: UInt32) {

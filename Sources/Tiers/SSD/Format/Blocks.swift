@@ -77,6 +77,16 @@ package enum SSDFormatFault: Error, Hashable, Sendable {
     case otherStore
     /// Ours, but contradicts itself or its place.
     case inconsistent
+
+    package var explanation: String {
+        switch self {
+        case .notOurs: "it is damaged, or no file of kvstored"
+        case .version(let version):
+            "it has format version \(version), and this kvstored reads \(SSDFormat.version)"
+        case .otherStore: "it belongs to another store"
+        case .inconsistent: "it does not belong in its place"
+        }
+    }
 }
 
 /// Fields of a block, beside the numbers that `PinnedBytes` knows.

@@ -123,6 +123,15 @@ package struct SegmentHeader: Hashable, Sendable {
         }
         return header
     }
+
+    /// Whether an invalid header block is one of ours that was never written, or was torn while
+    /// the segment was opened or erased.
+    package static func isBlankOrTorn(_ block: PinnedBytes, of identity: SSDIdentity) -> Bool {
+        let isBlank = (0..<9).allSatisfy { block.load(UInt64.self, at: 8 * $0) == 0 }
+        return isBlank
+            || block.load(UInt64.self, at: 0) == magic && !block.isSealedBlock
+                && block.loadTag(at: 16) == identity.store
+    }
 }
 
 /// The last block of a sealed segment. A value.

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+internal import KVCore
+internal import Telemetry
+internal import Tiers
+internal import Wire
+
+/// What connections do with the SSD tier, beside memory.
+extension Connection {
+    /// Lends a chunk from memory, or from SSD by way of memory.
+    nonisolated(nonsending) func find(
+        _ key: ChunkKey, now: Instant, deadline: Instant, asUse: RAMTier.Use = .counts
+    ) async -> Found {
+        if let held = node.tier.hold(namespace, key, now: now, asUse: asUse) {
+            return .held(held)
+        }
+        guard let ssd else { return .missing(.notFound) }
+        switch await ssd.reader.obtain(ChunkName(namespace, key), deadline: deadline) {
+        case .success(let hold):
+            node.metrics.add(.ssdHits)
+            return .held(node.tier.lend(hold))
+        case .failure(let status):
+            return .missing(status)
+        }
+    }
+
+    /// What is known of a chunk, and whether it is in memory; nil when it is nowhere.
+    func describe(
+        _ key: ChunkKey, now: Instant, asUse: RAMTier.Use
+    ) -> (description: ChunkDescription, isInMemory: Bool)? {
+        if let found = node.tier.describe(namespace, key, now: now, asUse: asUse) {
+            return (found, true)
+        }
+        guard let located = ssd?.tier.locate(namespace, key, now: now, asUse: asUse) else {
+            return nil
+        }
+        return (located.description, false)
+    }
+
+    /// Whether a chunk is on SSD, or on its way there, so that it need not be stored again.
+    func isOnSSD(_ key: ChunkKey, now: Instant) -> Bool {
+        ssd?.tier.holds(namespace, key, now: now) ?? false
+    }
+
+    // MARK: Storing
+
+    /// The status of a chunk that is in memory, or was there already, once it is as durable as its
+    /// writer wants it.
+    nonisolated(nonsending) func settle(
+        _ put: PutRequest, _ status: Status
+    ) async -> Status {
+        if status == .ok { ssd?.store.bell.ring() }
+        guard put.acknowledge == .ssd else { return status }
+        guard let ssd, await ssd.store.store(ChunkName(namespace, put.key)) else {
+            return .notDurable
+        }
+        return status
+    }
+
+    // MARK: Deleting and pinning
+
+    /// Makes chunks unfindable in all tiers, durably.
+    nonisolated(nonsending) func serveDelete(
+        _ request: Request, _ body: PinnedBytes
+    ) async throws(ConnectionEnd) -> Next {
+        let keys: KeyList
+        do throws(WireFault) {
+            keys = try DeleteRequest.decode(body).keys
+        } catch {
+            return try await refuse(request, error)
+        }
+        shard.noteSmallRequest(at: request.arrival)
+        return try await answerStatuses(request, keys) { key in
+            let outcome = removeEverywhere(key, now: request.arrival)
+            if outcome.status == .ok { node.metrics.add(.chunksDeleted) }
+            return outcome
+        }
+    }
+
+    nonisolated(nonsending) func servePin(
+        _ request: Request, _ body: PinnedBytes
+    ) async throws(ConnectionEnd) -> Next {
+        let pin: PinRequest
+        do throws(WireFault) {
+            pin = try PinRequest.decode(body)
+        } catch {
+            return try await refuse(request, error)
+        }
+        let end = request.arrival.adding(milliseconds: pin.milliseconds)
+        let next = try await answerStatuses(request, pin.keys) { key in
+            self.pin(key, until: end, now: request.arrival)
+        }
+        ssd?.store.bell.ring()
+        return next
+    }
+
+    nonisolated(nonsending) func serveUnpin(
+        _ request: Request, _ body: PinnedBytes
+    ) async throws(ConnectionEnd) -> Next {
+        let keys: KeyList
+        do throws(WireFault) {
+            keys = try DeleteRequest.decode(body).keys
+        } catch {
+            return try await refuse(request, error)
+        }
+        return try await answerStatuses(request, keys) { key in
+            self.pin(key, until: request.arrival, now: request.arrival)
+        }
+    }
+
+    /// What came of one key, and what must be durable before it is told.
+    private typealias KeyOutcome = (status: Status, note: SSDTier.NoteOutcome)
+
+    /// Answers with a status for each key, once what `perform` did is durable.
+    private nonisolated(nonsending) func answerStatuses(
+        _ request: Request, _ keys: KeyList, _ perform: (ChunkKey) -> KeyOutcome
+    ) async throws(ConnectionEnd) -> Next {
+        try await answerRows(request, rowByteCountMax: 2 * keys.count) { rows in
+            var okCount: UInt32 = 0
+            var notes: [(index: Int, sequence: UInt64)] = []
+            for index in 0..<keys.count {
+                var (status, note) = perform(keys[index])
+                switch note {
+                case .nothing: break
+                case .noted(let sequence): notes.append((index, sequence))
+                case .refused: status = .notDurable
+                }
+                if status == .ok { okCount += 1 }
+                rows.store(status.rawValue, at: 2 * index)
+            }
+            if let ssd, !notes.isEmpty {
+                let areDurable = await ssd.store.awaitNotes(notes.map(\.sequence))
+                for (note, isDurable) in zip(notes, areDurable) where !isDurable {
+                    if rows.load(UInt16.self, at: 2 * note.index) == Status.ok.rawValue {
+                        okCount -= 1
+                    }
+                    rows.store(Status.notDurable.rawValue, at: 2 * note.index)
+                }
+            }
+            return Rows(
+                firstCount: okCount, secondCount: UInt32(keys.count), byteCount: 2 * keys.count)
+        }
+    }
+
+    /// Memory, SSD, and memory again: a reader may have brought the chunk there in between.
+    private func removeEverywhere(_ key: ChunkKey, now: Instant) -> KeyOutcome {
+        let wasInMemory = node.tier.remove(namespace, key, now: now)
+        guard let ssd else { return (wasInMemory ? .ok : .notFound, .nothing) }
+        let (wasOnSSD, note) = ssd.tier.remove(namespace, key, now: now)
+        let cameBack = node.tier.remove(namespace, key, now: now)
+        return (wasInMemory || wasOnSSD || cameBack ? .ok : .notFound, note)
+    }
+
+    /// Pins a chunk in the tiers that have it, until `end`; in the past: no longer.
+    private func pin(_ key: ChunkKey, until end: Instant, now: Instant) -> KeyOutcome {
+        let name = ChunkName(namespace, key)
+        let inMemory = node.tier.pin(name, until: end, now: now)
+        guard let ssd else { return (inMemory == .ok ? .notDurable : inMemory, .nothing) }
+        let located = ssd.tier.locate(namespace, key, now: now, asUse: .doesNotCount)
+        guard inMemory != .notFound || located != nil else { return (.notFound, .nothing) }
+        let byteCount = located?.description.byteCount ?? 0
+        let isTooMuch = end > now && !ssd.tier.mayPin(byteCount: byteCount)
+        guard inMemory != .busy, !isTooMuch else { return (.busy, .nothing) }
+        return (.ok, ssd.tier.pin(name, until: end, now: now))
+    }
+
+    // MARK: The operator's requests
+
+    nonisolated(nonsending) func serveControl(
+        _ request: Request, _ body: PinnedBytes
+    ) async throws(ConnectionEnd) -> Next {
+        let control: ControlRequest
+        do throws(WireFault) {
+            control = try ControlRequest.decode(body)
+        } catch {
+            return try await refuse(request, error)
+        }
+        guard let user = stream.peerUser, user == 0 || user == node.configuration.userID else {
+            return try await answerAndClose(
+                request, .unauthorized,
+                "only root and kvstored's own user may, over the Unix socket: try sudo")
+        }
+        guard let ssd else {
+            return try await refuse(
+                request, .unsupported, "there is no SSD tier: set ssd.directories")
+        }
+        let pairs: [(name: String, text: String)]
+        switch control.operation {
+        case .ssdStatus:
+            pairs = await ssd.store.status().map { ($0.name, $0.value) }
+        case .ssdScrub:
+            let rate = Int(control.argument)
+            guard control.argument.isEmpty || (rate ?? 0) > 0 else {
+                return try await refuse(
+                    request, .unsupported, "the rate is bytes a second, a whole number")
+            }
+            await ssd.store.requestScrub(rate: rate)
+            pairs = []
+        case .ssdEvacuate:
+            let status = await ssd.store.beginEvacuation(control.argument)
+            guard status == .ok else {
+                return try await refuse(request, status, evacuationRefusal(status))
+            }
+            pairs = []
+        }
+        let answer = ControlAnswer(pairs: pairs)
+        return try await answerLarge(request, bodyByteCount: Limits.bodyByteCountMax) {
+            answer.encode(&$0)
+        }
+    }
+
+    private func evacuationRefusal(_ status: Status) -> String {
+        switch status {
+        case .notFound: "no such directory is in use: kvctl ssd status lists them"
+        case .busy: "it is being evacuated already"
+        default: "no other directory takes chunks: add one to ssd.directories and restart"
+        }
+    }
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+package import KVCore
+
+/// What the tier knows of one segment. A value.
+package struct SSDSegment: Hashable, Sendable {
+    package enum State: UInt8, Sendable {
+        /// Empty; may be opened.
+        case free
+        /// Records are appended.
+        case open
+        /// Complete; with a footer unless that could not be written.
+        case sealed
+        /// Its chunks are gone or moved, and its header is about to say so. Not to be relied upon.
+        case erasing
+        /// Its header could not be written: it holds what it held, and counts as in use.
+        case stuck
+        /// It could not be read at the start: out of reach in this run.
+        case unknown
+        /// Its file is gone.
+        case removed
+    }
+
+    /// Number of the directory in the configuration's order.
+    package let directory: Int
+    /// The number in its file's name.
+    package let fileSlot: UInt32
+    package var state: State
+    package var serial: UInt64
+    package var nonce: UInt64
+    package var firstSequence: UInt64
+    /// Chunks that the index has here, and their bytes.
+    package var liveCount = 0
+    package var liveByteCount = 0
+
+    package init(directory: Int, fileSlot: UInt32, state: State) {
+        self.directory = directory
+        self.fileSlot = fileSlot
+        self.state = state
+        serial = 0
+        nonce = 0
+        firstSequence = 0
+    }
+}
+
+/// A deletion or a pin that waits to be written. A value.
+struct PendingNote: Hashable, Sendable {
+    let sequence: UInt64
+    let note: NoteRecord
+}
+
+/// A pin. A value.
+struct SSDPin: Hashable, Sendable {
+    /// Wall time of its end, milliseconds since 1970.
+    var until: UInt64
+    /// Of the note that says so.
+    var sequence: UInt64
+}
+
+/// A chunk's name. A value.
+package struct ChunkName: Hashable, Sendable {
+    package let namespace: NamespaceID
+    package let key: ChunkKey
+
+    package init(_ namespace: NamespaceID, _ key: ChunkKey) {
+        self.namespace = namespace
+        self.key = key
+    }
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+internal import KVCore
+internal import Synchronization
+
+/// What the SSD tier tells the log. A value.
+package struct SSDEvent: Hashable, Sendable {
+    package enum Kind: Hashable, Sendable {
+        /// A directory cannot be used; the others and memory go on.
+        case unavailable
+        /// A file that is not ours, or not as it should be, was left alone.
+        case foreignFile
+        /// The directory's file system has no O_DIRECT.
+        case bufferedIO
+        /// A read, write or synchronization failed.
+        case fault
+        /// A record does not match its checksum.
+        case checksumMismatch
+        /// The directory stood still after faults, and works again.
+        case recovered
+        /// The file system has no room for another segment.
+        case diskFull
+        /// A scrub or an evacuation ended.
+        case finished
+    }
+
+    package let kind: Kind
+    package let path: String
+    package let message: String
+
+    package init(_ kind: Kind, _ path: String, _ message: String) {
+        self.kind = kind
+        self.path = path
+        self.message = message
+    }
+}
+
+/// The open files of the segments, by slot of the segment table, for readers on any thread.
+package final class SSDFiles<Handle: Sendable>: Sendable {
+    private let handles = Mutex<[Handle?]>([])
+
+    package init() {}
+
+    package subscript(slot: Int) -> Handle? {
+        get { handles.withLock { slot < $0.count ? $0[slot] : nil } }
+        set {
+            handles.withLock { handles in
+                while handles.count <= slot { handles.append(nil) }
+                handles[slot] = newValue
+            }
+        }
+    }
+}
+
+/// Tasks of one executor that wait for something to change. Confined to it.
+final class Signal {
+    private var waiters: [CheckedContinuation<Void, Never>] = []
+
+    /// Suspends until the next `notify`.
+    nonisolated(nonsending) func wait() async {
+        await withCheckedContinuation { waiters.append($0) }
+    }
+
+    /// Lets all that wait go on.
+    func notify() {
+        let woken = waiters
+        waiters.removeAll(keepingCapacity: true)
+        for waiter in woken { waiter.resume() }
+    }
+}
+
+/// Wakes the store's thread when there is something to write and it sleeps. Any thread.
+package final class SSDBell: Sendable {
+    private let isWanted = Atomic<Bool>(false)
+    private let action = Mutex<(@Sendable () -> Void)?>(nil)
+
+    package init() {}
+
+    /// Costs a load when the store is awake.
+    package func ring() {
+        guard isWanted.load(ordering: .relaxed) else { return }
+        guard isWanted.exchange(false, ordering: .acquiringAndReleasing) else { return }
+        action.withLock { $0 }?()
+    }
+
+    /// The store is about to sleep; it looks for work once more afterwards.
+    func want() { isWanted.store(true, ordering: .sequentiallyConsistent) }
+
+    func onRing(_ action: @escaping @Sendable () -> Void) {
+        self.action.withLock { $0 = action }
+    }
+}
+
+/// A segment that is being written. Confined to the store.
+final class OpenSegment<R: Reactor> {
+    let slot: Int
+    let header: SegmentHeader
+    let file: R.File
+    /// Where the next record goes.
+    private(set) var nextBlock = 1
+    /// Blocks are reserved and not yet written.
+    private(set) var pendingCount = 0
+    /// Records that were reserved, for the room of the footer; a record of notes counts for all
+    /// that it could hold.
+    private var entryCount = 0
+    /// What was written, for the footer; in order of completion.
+    var entries: [FooterEntry] = []
+    /// Those before are durable.
+    var synchronizedEntryCount = 0
+    /// Takes no more records: it is full, or failed.
+    var isClosed = false
+    /// A synchronization failed: what was not durable before may never be.
+    var isDamaged = false
+    var isSealed = false
+
+    init(slot: Int, header: SegmentHeader, file: R.File) {
+        self.slot = slot
+        self.header = header
+        self.file = file
+    }
+
+    /// Takes room for a record; nil when it does not fit any more.
+    func reserve(blockCount: Int, entryCount count: Int) -> Int? {
+        let footer = FooterTable.blockCount(entryCount: entryCount + count)
+        guard !isClosed, nextBlock + blockCount + footer <= Int(header.blockCount) else {
+            return nil
+        }
+        defer { nextBlock += blockCount }
+        entryCount += count
+        pendingCount += 1
+        return nextBlock
+    }
+
+    /// Ends a reservation; `written` are its entries when it succeeded.
+    func complete(_ written: [FooterEntry]) {
+        pendingCount -= 1
+        entries.append(contentsOf: written)
+    }
+
+    var hasUnsynchronizedEntries: Bool { synchronizedEntryCount < entries.count }
+
+    /// Greater than the sequence number of every entry.
+    var nextSequence: UInt64 { (entries.map(\.sequence).max() ?? header.firstSequence) + 1 }
+}
+
+/// One directory of the store. Confined to the store.
+final class SSDLane<R: Reactor> {
+    let number: Int
+    let path: String
+    let directory: R.Directory
+    let identity: SSDIdentity
+    let mode: FileMode
+    /// Segments that the capacity allows.
+    let segmentCountMax: Int
+    var segmentCount = 0
+    /// The lowest number that no file has.
+    var nextFileSlot: UInt32 = 0
+    var open: OpenSegment<R>?
+    /// Segments that are full and not sealed yet, and the open one.
+    var unsealed: [OpenSegment<R>] = []
+    /// Bytes of records being written.
+    var byteCountInFlight = 0
+    var isRolling = false
+    var isReclaiming = false
+    var isEvacuating = false
+    var isGone = false
+    /// Something that a task of this lane may wait for has changed.
+    let changed = Signal()
+    /// Rounds of synchronization.
+    var roundsStarted = 0
+    var roundsEnded = 0
+    var isSynchronizing = false
+    /// When to try again after a fault; nil: all is well.
+    var retryAt: Instant?
+    var faultCount = 0
+    /// Whether the file system had no room last time.
+    var isFull = false
+
+    init(
+        number: Int, path: String, directory: R.Directory, identity: SSDIdentity, mode: FileMode,
+        segmentCountMax: Int
+    ) {
+        self.number = number
+        self.path = path
+        self.directory = directory
+        self.identity = identity
+        self.mode = mode
+        self.segmentCountMax = segmentCountMax
+    }
+
+    var segmentBlockCount: Int { Int(identity.segmentBlockCount) }
+
+    var isWritable: Bool { retryAt == nil && !isEvacuating && !isGone }
+}

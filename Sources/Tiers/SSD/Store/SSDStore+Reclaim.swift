@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+internal import KVCore
+internal import Kernels
+
+/// Making room: the oldest segment's chunks are dropped, or written again, and it is erased.
+extension SSDStore {
+    // MARK: When
+
+    /// Begins to reclaim in `lane` unless that is under way.
+    /// - Returns: whether it is under way now.
+    @discardableResult
+    func startReclaim(_ lane: SSDLane<R>) -> Bool {
+        guard !lane.isReclaiming else { return true }
+        guard lane.retryAt == nil, !lane.isGone, !isOverdue,
+            tier.oldestSealedSegment(directory: lane.number) != nil
+        else { return false }
+        lane.isReclaiming = true
+        let number = lane.number
+        spawn { store in
+            let lane = store.lanes[number]
+            while store.wantsReclaim(lane) {
+                guard await store.reclaimOldest(lane) else { break }
+            }
+            lane.isReclaiming = false
+            lane.changed.notify()
+        }
+        return true
+    }
+
+    func wantsReclaim(_ lane: SSDLane<R>) -> Bool {
+        guard !isOverdue, lane.retryAt == nil else { return false }
+        let free = tier.freeSegmentCount(directory: lane.number)
+        return free < Self.freeSegmentCountWanted && !canGrow(lane)
+            || lane.segmentCount > lane.segmentCountMax || tier.isIndexFull
+    }
+
+    private func canGrow(_ lane: SSDLane<R>) -> Bool {
+        lane.segmentCount < lane.segmentCountMax && !lane.isFull
+    }
+
+    private func reclaimOldest(_ lane: SSDLane<R>) async -> Bool {
+        guard let slot = tier.oldestSealedSegment(directory: lane.number) else { return false }
+        return await empty(slot, lane, keepingAll: false)
+    }
+
+    // MARK: How
+
+    /// Empties and erases a sealed segment: chunks worth keeping and notes still needed are
+    /// written elsewhere, durably, before its header says that it is free.
+    /// - Returns: whether it is free now.
+    func empty(_ slot: Int, _ lane: SSDLane<R>, keepingAll: Bool) async -> Bool {
+        guard let handle = files[slot] else { return false }
+        tier.setState(of: slot, to: .erasing)
+        let file = reactor.attach(handle)
+        defer { file.close() }
+        let segment = tier.segment(slot)
+        let header = header(of: segment, lane)
+        let entries: [FooterEntry]
+        do throws(IOFault) {
+            let scanner = SegmentScanner<R>(file: file, blockCount: lane.segmentBlockCount)
+            if let footer = try await scanner.readFooter(of: header) {
+                entries = footer
+            } else {
+                entries = try await scanner.scan(header, verifying: false)
+            }
+        } catch {
+            tier.setState(of: slot, to: .sealed)
+            fault(error, lane, "reading a segment")
+            return false
+        }
+        guard await keep(entries, slot, file, lane, all: keepingAll) else {
+            tier.setState(of: slot, to: .sealed)
+            return false
+        }
+        guard await erase(slot, header, file, lane) else { return false }
+        await forget(slot, entries)
+        lane.changed.notify()
+        return true
+    }
+
+    /// Takes what an erased segment held out of the index.
+    private func forget(_ slot: Int, _ entries: [FooterEntry]) async {
+        for entry in entries where entry.kind == .chunk {
+            guard let namespace = tier.namespace(tagged: entry.namespace) else { continue }
+            let name = ChunkName(namespace, entry.key)
+            if tier.dropEntry(name, at: SSDPlace(segment: UInt16(slot), block: UInt16(entry.block)))
+            {
+                memory.isNotStored(name, waits: false)
+            }
+        }
+        var row: Int? = 0
+        while let first = row {
+            row = tier.dropEntries(of: slot, fromRow: first, rowCount: 16_384)
+            await reactor.yield()
+        }
+        tier.setState(of: slot, to: .free)
+    }
+
+    /// Erases a segment once more whose header could not be written before.
+    func eraseAgain(_ slot: Int, _ lane: SSDLane<R>) async {
+        guard let handle = files[slot] else { return }
+        let file = reactor.attach(handle)
+        defer { file.close() }
+        let header = header(of: tier.segment(slot), lane)
+        guard await erase(slot, header, file, lane) else { return }
+        await forget(slot, [])
+        lane.changed.notify()
+    }
+
+    /// The name of a segment's file, for people.
+    func fileName(ofSegment slot: Int) -> String {
+        SSDFormat.segmentName(slot: tier.segment(slot).fileSlot)
+    }
+
+    func header(of segment: SSDSegment, _ lane: SSDLane<R>) -> SegmentHeader {
+        SegmentHeader(
+            state: .inUse, store: lane.identity.store, slot: segment.fileSlot,
+            blockCount: lane.identity.segmentBlockCount, serial: segment.serial,
+            nonce: segment.nonce, firstSequence: segment.firstSequence, opened: 0)
+    }
+
+    /// Writes what is worth it again, and waits until that is durable.
+    private func keep(
+        _ entries: [FooterEntry], _ slot: Int, _ file: R.File, _ lane: SSDLane<R>, all: Bool
+    ) async -> Bool {
+        let wall = tier.wallMilliseconds(reactor.now())
+        // Hot chunks get at most half of what is gained, so that reclaim always gains something.
+        var byteCountLeft = lane.segmentBlockCount * SSDFormat.blockByteCount / 2
+        var renewed: [UInt64] = []
+        for entry in entries {
+            guard !isOverdue else { return false }
+            guard entry.kind == .chunk else {
+                if let sequence = tier.renew(entry, of: slot) { renewed.append(sequence) }
+                continue
+            }
+            guard let namespace = tier.namespace(tagged: entry.namespace) else { continue }
+            let name = ChunkName(namespace, entry.key)
+            let place = SSDPlace(segment: UInt16(slot), block: UInt16(entry.block))
+            let byteCount = Int(entry.blockCount) * SSDFormat.blockByteCount
+            var mustBeKept = all
+            var isKept = all || byteCount <= byteCountLeft
+            switch tier.fate(of: name, at: place, wallMilliseconds: wall) {
+            case .dead: continue
+            case .worthKeeping(let isPinned):
+                mustBeKept = all || isPinned
+            case .worthless:
+                // Memory serves it, so its uses do not show here.
+                isKept = isKept && (all || memory.isResident(name))
+            }
+            guard isKept || mustBeKept else { continue }
+            byteCountLeft -= byteCount
+            guard let target = all ? writableLane() : lane else { return false }
+            let isCopied = await copy(entry, name, from: place, file, to: target)
+            guard isCopied || !mustBeKept else { return false }
+        }
+        await synchronizeAll()
+        guard lane.retryAt == nil || lane.isEvacuating else { return false }
+        let areRenewed = await awaitNotes(renewed)
+        return !areRenewed.contains(false)
+    }
+
+    /// Writes the record at `place` once more, into another segment; false when it was not.
+    private func copy(
+        _ entry: FooterEntry, _ name: ChunkName, from place: SSDPlace, _ file: R.File,
+        to lane: SSDLane<R>
+    ) async -> Bool {
+        let blockCount = Int(entry.blockCount)
+        guard
+            let (open, block) = await reserve(lane, blockCount: blockCount, forReclaim: true)
+        else { return false }
+        guard let sequence = tier.beginMove(of: name, from: place) else {
+            open.complete([])
+            recordsChanged.notify()
+            return true
+        }
+        let copied: Bool
+        do throws(IOFault) {
+            copied = try await copyRecord(
+                entry, from: file, to: open, at: block, sequence: sequence)
+        } catch {
+            open.complete([])
+            recordsChanged.notify()
+            abandon(open, lane, error, "moving a chunk")
+            return false
+        }
+        guard copied else {
+            tier.condemn(place, name)
+            open.complete([])
+            recordsChanged.notify()
+            report(
+                SSDEvent(
+                    .checksumMismatch, lane.path,
+                    "a record in \(fileName(ofSegment: Int(place.segment))) at block "
+                        + "\(place.block) is damaged; it was dropped"))
+            return true
+        }
+        let target = SSDPlace(segment: UInt16(open.slot), block: UInt16(block))
+        tier.endMove(of: name, from: place, to: target, blockCount: blockCount)
+        var moved = entry
+        moved.block = UInt32(block)
+        moved.sequence = sequence
+        open.complete([moved])
+        recordsChanged.notify()
+        return true
+    }
+
+    /// Copies payload, then header; false when the payload does not match its checksum.
+    private func copyRecord(
+        _ entry: FooterEntry, from file: R.File, to open: OpenSegment<R>, at block: Int,
+        sequence: UInt64
+    ) async throws(IOFault) -> Bool {
+        let byteCount = Int(entry.byteCount)
+        // Whole stripes.
+        let piece = SSDFormat.makeBlocks(256)
+        let stripe = ChunkRecord.stripeByteCount(of: byteCount)
+        let whole = StreamingChecksum()
+        var stripes: [UInt64] = []
+        var done = 0
+        while done < byteCount {
+            let count = min(piece.bytes.count, byteCount - done)
+            let blocks = piece.bytes.prefix(
+                SSDFormat.blockCount(count) * SSDFormat.blockByteCount)
+            let offset = UInt64(done + SSDFormat.blockByteCount)
+            try await file.read(
+                into: blocks, at: UInt64(Int(entry.block) * SSDFormat.blockByteCount) + offset)
+            whole.add(blocks.prefix(count))
+            for start in stride(from: 0, to: count, by: stripe) {
+                stripes.append(
+                    Checksum.of(blocks.slice(offset: start, count: min(stripe, count - start))))
+            }
+            try await open.file.write(
+                blocks, at: UInt64(block * SSDFormat.blockByteCount) + offset)
+            done += count
+        }
+        guard whole.value == entry.checksum else { return false }
+        let record = RecordHeader(
+            nonce: open.header.nonce, sequence: sequence, block: UInt32(block),
+            content: .chunk(
+                ChunkRecord(
+                    key: entry.key, namespace: entry.namespace, layout: entry.layout,
+                    byteCount: byteCount, checksum: entry.checksum, expiry: entry.expiry,
+                    stored: tier.wallMilliseconds(reactor.now()), level: entry.level)))
+        record.encode(into: piece.bytes.prefix(SSDFormat.blockByteCount)) { stripes[$0] }
+        try await open.file.write(
+            piece.bytes.prefix(SSDFormat.blockByteCount),
+            at: UInt64(block * SSDFormat.blockByteCount))
+        return withExtendedLifetime(piece) { true }
+    }
+
+    /// Makes a segment's header say that it is free, durably.
+    private func erase(
+        _ slot: Int, _ header: SegmentHeader, _ file: R.File, _ lane: SSDLane<R>
+    ) async -> Bool {
+        var free = header
+        free.state = .free
+        let block = SSDFormat.makeBlocks(1)
+        free.encode(into: block.bytes)
+        do throws(IOFault) {
+            try await write(block, to: file, block: 0)
+            try await file.synchronize()
+        } catch {
+            // It may come back at the next start as it was, or not.
+            tier.setState(of: slot, to: .stuck)
+            fault(error, lane, "erasing a segment")
+            return false
+        }
+        tier.count { $0.writtenByteCount += SSDFormat.blockByteCount }
+        return true
+    }
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+internal import KVCore
+internal import Kernels
+
+/// Opening, synchronizing and sealing segments.
+extension SSDStore {
+    /// Free segments that a lane tries to have: one for reclaim itself, one to go on with.
+    static var freeSegmentCountWanted: Int { 2 }
+
+    // MARK: Opening
+
+    /// Closes the lane's segment and opens another.
+    /// - Returns: whether the lane may have room now.
+    func roll(_ lane: SSDLane<R>, forReclaim: Bool) async -> Bool {
+        lane.isRolling = true
+        defer {
+            lane.isRolling = false
+            lane.changed.notify()
+        }
+        if let full = lane.open {
+            close(full, lane)
+        }
+        while !isOverdue {
+            // The last free segment is for what reclaim writes again, and for deletions.
+            if tier.freeSegmentCount(directory: lane.number) > (forReclaim ? 0 : 1) || grow(lane) {
+                let isOpen = await openNext(lane)
+                if tier.freeSegmentCount(directory: lane.number) < Self.freeSegmentCountWanted {
+                    startReclaim(lane)
+                }
+                return isOpen
+            }
+            guard !forReclaim, startReclaim(lane) else { return false }
+            while lane.isReclaiming { await lane.changed.wait() }
+            guard lane.isWritable,
+                tier.freeSegmentCount(directory: lane.number) > 1
+            else { return false }
+        }
+        return false
+    }
+
+    /// Makes another segment's file, as far as capacity and the file system allow.
+    func grow(_ lane: SSDLane<R>) -> Bool {
+        guard lane.segmentCount < lane.segmentCountMax else { return false }
+        let byteCount = UInt64(lane.segmentBlockCount * SSDFormat.blockByteCount)
+        let name = SSDFormat.segmentName(slot: lane.nextFileSlot)
+        do throws(IOFault) {
+            let free = try lane.directory.freeByteCount()
+            guard free >= byteCount + UInt64(configuration.reserve.bytes) else {
+                throw .noSpace
+            }
+            try lane.directory.preallocate(name, byteCount: byteCount)
+            let handle = try lane.directory.open(name, lane.mode)
+            try lane.directory.synchronize()
+            let segment = SSDSegment(
+                directory: lane.number, fileSlot: lane.nextFileSlot, state: .free)
+            guard let slot = tier.addSegment(segment) else { return false }
+            files[slot] = handle
+            lane.segmentCount += 1
+            lane.nextFileSlot += 1
+            lane.isFull = false
+            return true
+        } catch {
+            if !lane.isFull {
+                report(
+                    SSDEvent(
+                        .diskFull, lane.path,
+                        "no room for another segment (\(error)): the tier stays at "
+                            + "\(lane.segmentCount) segments; free space, or lower ssd.reserve"))
+            }
+            lane.isFull = true
+            return false
+        }
+    }
+
+    private func openNext(_ lane: SSDLane<R>) async -> Bool {
+        guard
+            let (slot, segment) = tier.openSegment(
+                directory: lane.number, nonce: reactor.randomBits()),
+            let handle = files[slot]
+        else { return false }
+        let header = SegmentHeader(
+            state: .inUse, store: lane.identity.store, slot: segment.fileSlot,
+            blockCount: lane.identity.segmentBlockCount, serial: segment.serial,
+            nonce: segment.nonce, firstSequence: segment.firstSequence,
+            opened: tier.wallMilliseconds(reactor.now()))
+        let file = reactor.attach(handle)
+        let block = SSDFormat.makeBlocks(1)
+        header.encode(into: block.bytes)
+        do throws(IOFault) {
+            try await write(block, to: file, block: 0)
+        } catch {
+            // Whether the header is there or not, nothing follows it.
+            file.close()
+            tier.setState(of: slot, to: .stuck)
+            fault(error, lane, "opening a segment")
+            return false
+        }
+        let open = OpenSegment<R>(slot: slot, header: header, file: file)
+        lane.open = open
+        lane.unsealed.append(open)
+        return true
+    }
+
+    // MARK: Synchronizing
+
+    /// Makes everything durable that the lane has written before this call; see
+    /// `OpenSegment.isDamaged` for what could not be.
+    func synchronize(_ lane: SSDLane<R>) async -> Bool {
+        let round = lane.roundsStarted + 1
+        while lane.roundsEnded < round {
+            if lane.isSynchronizing {
+                await lane.changed.wait()
+            } else {
+                await runRound(lane)
+            }
+        }
+        return lane.retryAt == nil
+    }
+
+    /// The same for all lanes.
+    func synchronizeAll() async {
+        for lane in lanes where !lane.isGone { _ = await synchronize(lane) }
+    }
+
+    private func runRound(_ lane: SSDLane<R>) async {
+        lane.isSynchronizing = true
+        lane.roundsStarted += 1
+        for open in lane.unsealed where open.hasUnsynchronizedEntries {
+            await synchronize(open, lane)
+        }
+        lane.roundsEnded = lane.roundsStarted
+        lane.isSynchronizing = false
+        lane.changed.notify()
+    }
+
+    private func synchronize(_ open: OpenSegment<R>, _ lane: SSDLane<R>) async {
+        let count = open.entries.count
+        do throws(IOFault) {
+            try await open.file.synchronize()
+            open.synchronizedEntryCount = max(open.synchronizedEntryCount, count)
+        } catch {
+            // The kernel may have dropped any of these writes, and will not try again.
+            open.isDamaged = true
+            for entry in open.entries.dropFirst(open.synchronizedEntryCount)
+            where entry.kind == .chunk {
+                guard let namespace = tier.namespace(tagged: entry.namespace) else { continue }
+                tier.fail(
+                    ChunkName(namespace, entry.key),
+                    at: SSDPlace(segment: UInt16(open.slot), block: UInt16(entry.block)))
+            }
+            open.entries.removeSubrange(open.synchronizedEntryCount...)
+            abandon(open, lane, error, "a synchronization")
+        }
+    }
+
+    // MARK: Sealing
+
+    /// Takes no more records in the lane's open segment, and seals it when all are written.
+    func close(_ open: OpenSegment<R>, _ lane: SSDLane<R>) {
+        open.isClosed = true
+        guard lane.open === open else { return }
+        lane.open = nil
+        let (number, slot) = (lane.number, open.slot)
+        spawn { store in
+            let lane = store.lanes[number]
+            if let open = lane.unsealed.first(where: { $0.slot == slot }) {
+                await store.seal(open, lane)
+            }
+        }
+    }
+
+    /// Writes the footer of a segment that takes no more records.
+    func seal(_ open: OpenSegment<R>, _ lane: SSDLane<R>) async {
+        open.isClosed = true
+        while open.pendingCount > 0 {
+            await recordsChanged.wait()
+        }
+        guard !open.isSealed else { return }
+        open.isSealed = true
+        do throws(IOFault) {
+            if !open.isDamaged { try await writeFooter(open) }
+        } catch {
+            // It is read like an open one at the next start.
+            fault(error, lane, "sealing a segment")
+        }
+        _ = await synchronize(lane)
+        lane.unsealed.removeAll { $0 === open }
+        open.file.close()
+        tier.setState(of: open.slot, to: .sealed)
+        sealedCount += 1
+        lane.changed.notify()
+    }
+
+    func writeFooter(_ open: OpenSegment<R>) async throws(IOFault) {
+        let entries = open.entries.sorted {
+            ($0.block, $0.sequence) < ($1.block, $1.sequence)
+        }
+        let blockCount = FooterTable.blockCount(entryCount: entries.count)
+        let table = SSDFormat.makeBlocks(blockCount)
+        FooterTable.encode(
+            entries, of: open.header, nextSequence: open.nextSequence, into: table.bytes)
+        let first = Int(open.header.blockCount) - blockCount
+        try await write(table, to: open.file, block: first)
+        try await open.file.synchronize()
+        tier.count { $0.writtenByteCount += blockCount * SSDFormat.blockByteCount }
+        open.synchronizedEntryCount = open.entries.count
+    }
+
+    /// Writes blocks of metadata; they live as long as the call.
+    func write(
+        _ blocks: OwnedBytes, to file: R.File, block: Int
+    ) async throws(IOFault) {
+        try await file.write(blocks.bytes, at: UInt64(block * SSDFormat.blockByteCount))
+    }
+}

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+internal import Codec
+internal import KVCore
+internal import Kernels
+
+/// Bytes of records that a lane writes at once: enough for a disk that wants a queue.
+private let byteCountInFlightMax = 32 << 20
+/// Durable stores that may wait.
+private let storeCountMax = 1_024
+/// Looks at a chunk that is wanted durable: others may write, delete or evict it meanwhile.
+private let storeAttemptCountMax = 16
+
+extension SSDStore {
+    // MARK: What waits in memory
+
+    /// Writes what waits, for as long as the store runs.
+    func feed(lane number: Int) async {
+        let lane = lanes[number]
+        while !lane.isGone, !isOverdue {
+            guard lane.isWritable else {
+                if isStopping { return }
+                await lane.changed.wait()
+                continue
+            }
+            guard lane.byteCountInFlight < byteCountInFlightMax else {
+                await lane.changed.wait()
+                continue
+            }
+            if tier.hasNotes {
+                let notes = tier.takeNotes()
+                lane.byteCountInFlight += SSDFormat.blockByteCount
+                spawn { await $0.write(notes, lane: number) }
+            } else if let demotion = memory.takeDemotion(now: reactor.now()) {
+                begin(demotion, lane)
+            } else {
+                if isStopping { return }
+                bell.want()
+                if tier.hasNotes || memory.hasDemotions { continue }
+                await work.wait()
+            }
+        }
+    }
+
+    private func begin(_ demotion: consuming RAMTier.Demotion, _ lane: SSDLane<R>) {
+        let name = demotion.name
+        let hold = demotion.release()
+        let number = lane.number
+        lane.byteCountInFlight += memory.byteCount(of: hold)
+        spawn { store in
+            await store.write(name, store.memory.lend(hold), lane: number)
+        }
+    }
+
+    private func write(
+        _ name: ChunkName, _ held: consuming HeldChunk, lane number: Int
+    ) async {
+        let byteCount = held.bytes.count
+        let isStored = await writeRecord(name, held, lanes[number])
+        lanes[number].byteCountInFlight -= byteCount
+        lanes[number].changed.notify()
+        recordsChanged.notify()
+        if !isStored {
+            memory.isNotStored(name, waits: false)
+        }
+    }
+
+    // MARK: What must be durable
+
+    /// Puts a chunk on stable storage, from memory unless it is there already; false when that
+    /// could not be done.
+    package func store(_ name: ChunkName) async -> Bool {
+        guard storeCount < storeCountMax, !isStopping else { return false }
+        storeCount += 1
+        defer { storeCount -= 1 }
+        for _ in 0..<storeAttemptCountMax {
+            switch tier.presence(of: name) {
+            case .onItsWay:
+                await recordsChanged.wait()
+            case .there:
+                await synchronizeAll()
+                // A synchronization that failed took it out.
+                if tier.presence(of: name) == .there { return true }
+            case .absent:
+                guard let lane = writableLane(),
+                    let demotion = memory.demote(name, now: reactor.now())
+                else { return false }
+                while lane.byteCountInFlight >= byteCountInFlightMax, lane.isWritable {
+                    await lane.changed.wait()
+                }
+                let hold = demotion.release()
+                lane.byteCountInFlight += memory.byteCount(of: hold)
+                await write(name, memory.lend(hold), lane: lane.number)
+            }
+        }
+        return false
+    }
+
+    /// Waits until these notes are durable, or one of them could not be made so.
+    /// - Returns: for each, whether it is durable.
+    package func awaitNotes(_ sequences: [UInt64]) async -> [Bool] {
+        work.notify()
+        var results: [Bool] = []
+        for sequence in sequences {
+            while !tier.isSettled(note: sequence), isWritable, !failedNotes.contains(sequence),
+                !isOverdue
+            {
+                await notesChanged.wait()
+            }
+            results.append(tier.isSettled(note: sequence))
+        }
+        return results
+    }
+
+    // MARK: Records
+
+    /// Room for a record in the lane's open segment, or in a new one; nil when there is none.
+    func reserve(
+        _ lane: SSDLane<R>, blockCount: Int, entryCount: Int = 1, forReclaim: Bool = false
+    ) async -> (OpenSegment<R>, block: Int)? {
+        let footer = FooterTable.blockCount(entryCount: entryCount)
+        guard 1 + blockCount + footer <= lane.segmentBlockCount else { return nil }
+        while lane.retryAt == nil, !lane.isGone {
+            if let open = lane.open,
+                let block = open.reserve(blockCount: blockCount, entryCount: entryCount)
+            {
+                return (open, block)
+            }
+            if lane.isRolling {
+                await lane.changed.wait()
+                continue
+            }
+            guard await roll(lane, forReclaim: forReclaim) else { return nil }
+        }
+        return nil
+    }
+
+    /// Writes a chunk's record; false when it is not on the disk afterwards.
+    private func writeRecord(
+        _ name: ChunkName, _ held: consuming HeldChunk, _ lane: SSDLane<R>
+    ) async -> Bool {
+        let bytes = held.bytes
+        let payloadBlockCount = SSDFormat.blockCount(bytes.count)
+        guard tier.presence(of: name) == .absent else { return true }
+        guard let (open, block) = await reserve(lane, blockCount: 1 + payloadBlockCount) else {
+            tier.count { $0.skippedCount += 1 }
+            return false
+        }
+        let place = SSDPlace(segment: UInt16(open.slot), block: UInt16(block))
+        let description = held.description
+        let chunk = SSDChunk(
+            namespace: name.namespace, key: name.key, layout: description.layout,
+            level: description.level, byteCount: bytes.count, checksum: description.checksum,
+            expiry: tier.wallExpiry(description.expiry))
+        let sequence: UInt64
+        switch tier.place(chunk, at: place, ifStill: { held.isFindable }) {
+        case .placed(let number): sequence = number
+        case .present:
+            open.complete([])
+            return true
+        case .gone:
+            open.complete([])
+            return false
+        case .full:
+            open.complete([])
+            tier.count { $0.skippedCount += 1 }
+            startReclaim(lane)
+            return false
+        }
+        let record = RecordHeader(
+            nonce: open.header.nonce, sequence: sequence, block: UInt32(block),
+            content: .chunk(
+                ChunkRecord(
+                    key: name.key, namespace: tier.tag(of: name.namespace), layout: chunk.layout,
+                    byteCount: bytes.count, checksum: chunk.checksum, expiry: chunk.expiry,
+                    stored: tier.wallMilliseconds(reactor.now()), level: chunk.level.rawValue)))
+        let header = SSDFormat.makeBlocks(1)
+        let stripe = ChunkRecord.stripeByteCount(of: bytes.count)
+        record.encode(into: header.bytes) { index in
+            Checksum.of(
+                bytes.slice(
+                    offset: index * stripe, count: min(stripe, bytes.count - index * stripe)))
+        }
+        let offset = UInt64(block * SSDFormat.blockByteCount)
+        do throws(IOFault) {
+            // The header last: where it stands, the payload was written.
+            try await open.file.write(
+                memory.wholeGranules(of: bytes), at: offset + UInt64(SSDFormat.blockByteCount))
+            try await write(header, to: open.file, block: block)
+        } catch {
+            tier.fail(name, at: place)
+            open.complete([])
+            abandon(open, lane, error, "a write")
+            return false
+        }
+        _ = consume held
+        tier.settle(chunk, at: place, blockCount: 1 + payloadBlockCount)
+        open.complete(FooterEntry.entries(of: record))
+        return true
+    }
+
+    /// Writes notes, and makes them durable.
+    private func write(_ notes: [PendingNote], lane number: Int) async {
+        let lane = lanes[number]
+        let isDurable = await writeNotes(notes, lane)
+        lane.byteCountInFlight -= SSDFormat.blockByteCount
+        if isDurable {
+            tier.settle(notes: notes)
+            for note in notes { failedNotes.remove(note.sequence) }
+        } else {
+            tier.putBack(notes: notes)
+            for note in notes { failedNotes.insert(note.sequence) }
+        }
+        lane.changed.notify()
+        notesChanged.notify()
+    }
+
+    private func writeNotes(_ notes: [PendingNote], _ lane: SSDLane<R>) async -> Bool {
+        guard let first = notes.first else { return true }
+        guard
+            let (open, block) = await reserve(
+                lane, blockCount: 1, entryCount: notes.count, forReclaim: true)
+        else { return false }
+        let record = RecordHeader(
+            nonce: open.header.nonce, sequence: first.sequence, block: UInt32(block),
+            content: .notes(notes.map(\.note)))
+        let header = SSDFormat.makeBlocks(1)
+        record.encode(into: header.bytes) { _ in 0 }
+        do throws(IOFault) {
+            try await write(header, to: open.file, block: block)
+        } catch {
+            open.complete([])
+            abandon(open, lane, error, "a write")
+            return false
+        }
+        tier.countNotesRecord()
+        open.complete(FooterEntry.entries(of: record))
+        return await synchronize(lane) && !open.isDamaged
+    }
+
+    /// Takes no more records in a segment in which a write failed.
+    func abandon(
+        _ open: OpenSegment<R>, _ lane: SSDLane<R>, _ error: IOFault, _ what: String
+    ) {
+        close(open, lane)
+        open.isClosed = true
+        fault(error, lane, what)
+    }
+}

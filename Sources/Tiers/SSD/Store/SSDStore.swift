@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+package import KVCore
+
+/// Everything of the SSD tier that touches the disk, except reading chunks for clients: an actor
+/// on a reactor of its own, so that neither fsync nor a slow disk holds up a data thread.
+///
+/// It writes what waits in memory (`RAMTier.takeDemotion`), what clients want durable (`store`),
+/// and deletions; it seals full segments, reclaims the oldest, scrubs, and writes checkpoints. Each
+/// directory is a lane: its own open segment, its own faults. See docs/ssd-format.md for what is
+/// written in which order.
+package actor SSDStore<R: Reactor> {
+    /// How it is to use its directories. A value.
+    package struct Configuration: Sendable {
+        package var directories: [String]
+        /// Of each directory, everything included.
+        package var capacity: ByteCount
+        package var segmentByteCount: ByteCount
+        /// What each file system keeps free.
+        package var reserve: ByteCount
+        /// 0: no scrub.
+        package var scrubByteCountPerSecond: Int
+        package var directIO: DirectIO
+
+        package init(
+            directories: [String], capacity: ByteCount, segmentByteCount: ByteCount,
+            reserve: ByteCount = ByteCount(0), scrubByteCountPerSecond: Int = 0,
+            directIO: DirectIO = .automatic
+        ) {
+            self.directories = directories
+            self.capacity = capacity
+            self.segmentByteCount = segmentByteCount
+            self.reserve = reserve
+            self.scrubByteCountPerSecond = scrubByteCountPerSecond
+            self.directIO = directIO
+        }
+    }
+
+    /// Whether files are opened past the kernel's cache.
+    package enum DirectIO: Sendable {
+        /// Where the file system can.
+        case automatic
+        /// Or not at all.
+        case required
+        case off
+    }
+
+    package nonisolated let reactor: R
+    package nonisolated let tier: SSDTier
+    package nonisolated let memory: RAMTier
+    package nonisolated let files: SSDFiles<R.Directory.Handle>
+    package nonisolated let bell = SSDBell()
+    nonisolated let configuration: Configuration
+    nonisolated let report: @Sendable (SSDEvent) -> Void
+
+    var lanes: [SSDLane<R>] = []
+    /// There may be something to write.
+    let work = Signal()
+    /// A record was written, or could not be.
+    let recordsChanged = Signal()
+    /// A note was settled, or could not be written.
+    let notesChanged = Signal()
+    /// Notes whose last writing failed.
+    var failedNotes: Set<UInt64> = []
+    var isStopping = false
+    /// Durable stores under way.
+    var storeCount = 0
+    /// Tasks that must end before the files are closed.
+    var taskCount = 0
+    let tasksChanged = Signal()
+    var scrub = ScrubState()
+    /// Segments sealed since the last checkpoint.
+    var sealedCount = 0
+    var isWritingCheckpoint = false
+    /// The lane that gets the next record, when several have room.
+    private var nextLane = 0
+
+    package nonisolated var unownedExecutor: UnownedSerialExecutor {
+        // SAFETY: the store keeps its reactor, and with it the executor, alive.
+        unsafe reactor.executor.asUnownedSerialExecutor()
+    }
+
+    /// A store that has not looked at its directories yet; `open` does.
+    package init(
+        _ configuration: Configuration, tier: SSDTier, memory: RAMTier, reactor: R,
+        files: SSDFiles<R.Directory.Handle>, report: @escaping @Sendable (SSDEvent) -> Void
+    ) {
+        self.configuration = configuration
+        self.tier = tier
+        self.memory = memory
+        self.reactor = reactor
+        self.files = files
+        self.report = report
+    }
+
+    // MARK: Life
+
+    /// Begins to write; `open` has returned.
+    package func start() {
+        bell.onRing { [self] in
+            Task(executorPreference: reactor.executor) { await self.wake() }
+        }
+        for number in lanes.indices {
+            spawn { await $0.feed(lane: number) }
+        }
+        spawn { await $0.maintain() }
+        spawn { await $0.scrubForever() }
+    }
+
+    /// Something waits to be written.
+    package func wake() { work.notify() }
+
+    /// Writes what waits, seals what is open, writes a checkpoint and lets go of the directories;
+    /// what is not written at `deadline` is left.
+    package func stop(by deadline: Instant) async {
+        isStopping = true
+        spawn { store in
+            while store.taskCount > 1, store.reactor.now() < deadline {
+                guard await store.pause(milliseconds: 20) else { break }
+                store.wakeAll()
+            }
+            store.isOverdue = true
+            store.wakeAll()
+        }
+        wakeAll()
+        while taskCount > 0 { await tasksChanged.wait() }
+        for lane in lanes where !lane.isGone {
+            if let open = lane.open {
+                lane.open = nil
+                await seal(open, lane)
+            }
+        }
+        await writeCheckpoint()
+        closeAll()
+    }
+
+    /// Set when `stop` ran out of time: nothing new begins.
+    var isOverdue = false
+
+    func wakeAll() {
+        work.notify()
+        notesChanged.notify()
+        recordsChanged.notify()
+        for lane in lanes { lane.changed.notify() }
+    }
+
+    private func closeAll() {
+        for lane in lanes where !lane.isGone {
+            for slot in 0..<tier.segments().count { files[slot] = nil }
+            lane.directory.close()
+        }
+        lanes = []
+    }
+
+    /// Runs `body` as a task that `stop` waits for.
+    func spawn(_ body: @escaping @Sendable (isolated SSDStore<R>) async -> Void) {
+        taskCount += 1
+        Task(executorPreference: reactor.executor) {
+            await body(self)
+            await self.taskEnded()
+        }
+    }
+
+    private func taskEnded() {
+        taskCount -= 1
+        tasksChanged.notify()
+    }
+
+    func pause(milliseconds: UInt64) async -> Bool {
+        do throws(IOFault) {
+            try await reactor.sleep(until: reactor.now().adding(milliseconds: milliseconds))
+            return true
+        } catch {
+            return false
+        }
+    }
+
+    /// A lane that takes records now, in turn; nil when all stand still.
+    func writableLane() -> SSDLane<R>? {
+        for offset in 0..<lanes.count {
+            let lane = lanes[(nextLane + offset) % lanes.count]
+            if lane.isWritable {
+                nextLane = (lane.number + 1) % lanes.count
+                return lane
+            }
+        }
+        return nil
+    }
+
+    /// Whether any lane can write now.
+    package var isWritable: Bool { lanes.contains { $0.isWritable } }
+
+    // MARK: Faults
+
+    /// A read, write or synchronization of a lane failed: it stands still for a while.
+    func fault(_ fault: IOFault, _ lane: SSDLane<R>, _ what: String) {
+        tier.count { $0.writeFaultCount += 1 }
+        guard fault != .cancelled else { return }
+        let isNew = lane.retryAt == nil
+        lane.faultCount += 1
+        let seconds = min(60, 1 << min(lane.faultCount - 1, 6))
+        lane.retryAt = reactor.now().adding(milliseconds: UInt64(seconds) * 1_000)
+        countFailedDirectories()
+        if isNew {
+            report(
+                SSDEvent(
+                    .fault, lane.path,
+                    "\(what) failed (\(fault)); writing stands still for \(seconds) s, chunks "
+                        + "stay in memory"))
+        }
+        lane.changed.notify()
+        notesChanged.notify()
+    }
+
+    func countFailedDirectories() {
+        let missing = configuration.directories.count - lanes.count
+        let failed = lanes.count { $0.retryAt != nil || $0.isGone }
+        tier.count { $0.failedDirectoryCount = missing + failed }
+    }
+}
