@@ -11,7 +11,7 @@ import os
 
 import xxhash
 from ssd_reader import (
-    BLOCK, CHECKPOINT_LISTS, CHECKPOINT_MAGIC, IDENTITY_MAGIC, PAGE, PAGE_CONTENT,
+    BLOCK, CHECKPOINT_LISTS, CHECKPOINT_MAGIC, IDENTITY_MAGIC, NUMBER_MAX, PAGE, PAGE_CONTENT,
     SEGMENT_BLOCK_COUNT_MAX, SEGMENT_BLOCK_COUNT_MIN, SEGMENT_NAME, CheckpointStream, File, Footer,
     Segment, block_fault, ceiling, checkpoint_header, checksum, decode_notes, decode_record,
     header_fault, hexadecimal, stream_byte_count, u32, u64,
@@ -39,17 +39,40 @@ class Recovery:
     def lines(self, now_ms):
         for name in sorted(self.chunks):
             sequence, line = self.chunks[name]
-            if self.deletes.get(name, (-1, 0))[0] > sequence:
+            deleted = self.deletes.get(name, (-1, 0))[0]
+            if deleted > sequence:
                 continue
             if 0 < line["expiry_ms"] <= now_ms:
                 continue
+            pinned, until_ms = self.pins.get(name, (-1, 0))
             yield {
                 "type": "recovered", "key": line["key"], "namespace": line["namespace"],
                 "directory": line["directory"], "segment": line["segment"], "block": line["block"],
                 "sequence": sequence, "byte_count": line["byte_count"],
                 "checksum": line["checksum"], "expiry_ms": line["expiry_ms"],
-                "pinned_until_ms": self.pins.get(name, (0, 0))[1],
+                "pinned_until_ms": until_ms if pinned > deleted else 0,
             }
+
+
+class PayloadCheck:
+    """Reads the payload of a record, stripe by stripe."""
+
+    def __init__(self, segment, record, block):
+        self.bad_stripes, self.unread_stripe, self.is_whole = [], None, False
+        size, left = record["stripe_byte_count"], record["byte_count"]
+        whole = xxhash.xxh3_64()
+        for index in range(record["stripe_count"]):
+            count = min(size, left)
+            first = record["block"] + 1 + index * (size // BLOCK)
+            data = segment.block(first, ceiling(count, BLOCK))
+            if data is None:
+                self.unread_stripe = index
+                return
+            if checksum(data[:count]) != u64(block, 256 + 8 * index):
+                self.bad_stripes.append(index)
+            whole.update(data[:count])
+            left -= count
+        self.is_whole = hexadecimal(whole.intdigest()) == record["checksum"]
 
 
 class Inspection:
@@ -154,6 +177,9 @@ class Inspection:
                 if len(header) < BLOCK:
                     raise OSError("shorter than it said")
                 fault = header_fault(header, slot, self.store, block_count)
+                if fault == "segment-blank":
+                    yield self.segment_line(directory, slot, "blank")
+                    return
                 if fault:
                     yield self.fault(fault, directory, slot)
                     return
@@ -171,16 +197,23 @@ class Inspection:
             if footer.fault:
                 content.append(self.fault_in(segment, footer.fault, footer.fault_block))
             content += self.scan_lines(segment)
-        yield {
-            "type": "segment", "directory": segment.directory, "segment": segment.slot,
-            "state": "free" if segment.is_free else "sealed" if is_sealed else "open",
-            "serial": segment.serial, "nonce": hexadecimal(segment.nonce),
-            "first_sequence": segment.first_sequence, "opened_ms": segment.opened_ms,
-            "entries": len(footer.entries) if is_sealed else None,
-            "next_sequence": footer.next_sequence if is_sealed else None,
-            "records": sum(line["type"] == "record" for line in content),
-        }
+        yield self.segment_line(
+            segment.directory, segment.slot,
+            "free" if segment.is_free else "sealed" if is_sealed else "open",
+            serial=segment.serial, nonce=hexadecimal(segment.nonce),
+            first_sequence=segment.first_sequence, opened_ms=segment.opened_ms,
+            entries=len(footer.entries) if is_sealed else None,
+            next_sequence=footer.next_sequence if is_sealed else None,
+            records=sum(line["type"] == "record" for line in content))
         yield from content
+
+    @staticmethod
+    def segment_line(directory, slot, state, records=0, **facts):
+        names = ("serial", "nonce", "first_sequence", "opened_ms", "entries", "next_sequence")
+        return {
+            "type": "segment", "directory": directory, "segment": slot, "state": state,
+            **{name: facts.get(name) for name in names}, "records": records,
+        }
 
     def fault_in(self, segment, what, block, index=None):
         return self.fault(what, segment.directory, segment.slot, block, index)
@@ -201,6 +234,15 @@ class Inspection:
                 number += 1
                 continue
             if record["kind"] == "chunk":
+                check = PayloadCheck(segment, record, block)
+                if check.unread_stripe is not None or not check.is_whole:
+                    # Torn: it does not count, and others may lie where its payload should.
+                    yield (
+                        self.fault_in(segment, "record-torn", number)
+                        if check.unread_stripe is None
+                        else self.fault_in(segment, "unreadable", number, check.unread_stripe))
+                    number += 1
+                    continue
                 self.recovery.chunk(record)
             for line in self.record_lines(segment, record, block):
                 if line["type"] == "note":
@@ -242,19 +284,12 @@ class Inspection:
 
     def payload_faults(self, segment, record, block):
         self.verified_payload_count += 1
-        number, size = record["block"], record["stripe_byte_count"]
-        whole, left = xxhash.xxh3_64(), record["byte_count"]
-        for index in range(record["stripe_count"]):
-            count = min(size, left)
-            data = segment.block(number + 1 + index * (size // BLOCK), ceiling(count, BLOCK))
-            if data is None:
-                yield self.fault_in(segment, "unreadable", number, index)
-                return
-            if checksum(data[:count]) != u64(block, 256 + 8 * index):
-                yield self.fault_in(segment, "stripe-damaged", number, index)
-            whole.update(data[:count])
-            left -= count
-        if hexadecimal(whole.intdigest()) != record["checksum"]:
+        check, number = PayloadCheck(segment, record, block), record["block"]
+        for index in check.bad_stripes:
+            yield self.fault_in(segment, "stripe-damaged", number, index)
+        if check.unread_stripe is not None:
+            yield self.fault_in(segment, "unreadable", number, check.unread_stripe)
+        elif not check.is_whole:
             yield self.fault_in(segment, "payload-damaged", number)
 
     def checkpoint_lines(self, directory, path):
@@ -264,23 +299,27 @@ class Inspection:
         except OSError:
             yield self.fault("checkpoint-unreadable", directory)
 
-    def checkpoint_content(self, directory, file):
-        block = file.read(0, BLOCK)
+    def checkpoint_fault(self, file, block):
+        """(header, None), or (None, what is wrong)."""
         fault = "damaged" if len(block) < BLOCK else block_fault(block, CHECKPOINT_MAGIC)
-        if fault is None and block[16:32] != self.store:
-            fault = "foreign"
+        if fault:
+            return None, fault
+        header = checkpoint_header(block)
+        page_count = header["page_count"]
+        if (header["chunk_count"] >= 1 << 32 or not 1 <= header["sequence"] <= NUMBER_MAX
+                or page_count != ceiling(stream_byte_count(header), PAGE_CONTENT)
+                or file.byte_count < BLOCK + page_count * PAGE):
+            return None, "invalid"
+        return (header, None) if block[16:32] == self.store else (None, "foreign")
+
+    def checkpoint_content(self, directory, file):
+        header, fault = self.checkpoint_fault(file, file.read(0, BLOCK))
         if fault:
             yield self.fault(f"checkpoint-{fault}", directory)
             return
-        header = checkpoint_header(block)
         yield {"type": "checkpoint", "directory": directory, **header}
-        page_count = header["page_count"]
-        if (page_count != ceiling(stream_byte_count(header), PAGE_CONTENT)
-                or file.byte_count < BLOCK + page_count * PAGE):
-            yield self.fault("checkpoint-invalid", directory)
-            return
         is_whole = True
-        for page in range(page_count):
+        for page in range(header["page_count"]):
             data = file.read(BLOCK + page * PAGE, PAGE)
             if len(data) < PAGE or checksum(data[:PAGE_CONTENT]) != u64(data, PAGE_CONTENT):
                 is_whole = False
@@ -305,6 +344,7 @@ def agrees(entry, line):
     names = ["sequence", "namespace", "key"]
     if entry["kind"] == "chunk":
         names += ["block_count", "layout", "level", "byte_count", "checksum", "expiry_ms"]
-    elif entry["expiry_ms"] != line["until_ms"]:
+    elif entry["expiry_ms"] != line["until_ms"] or any(
+            int(str(entry[name]), 16) for name in ("layout", "level", "byte_count", "checksum")):
         return False
     return all(entry[name] == line[name] for name in names)

@@ -20,6 +20,8 @@ SEGMENT_BLOCK_COUNT_MIN, SEGMENT_BLOCK_COUNT_MAX = 5, 65_536
 PAYLOAD_BYTE_COUNT_MAX = 1 << 28
 NOTE_COUNT_MAX = 62
 STRIPE_BYTE_COUNT_MIN, STRIPE_COUNT_MAX = 65_536, 256
+# Sequence and serial numbers above this are no valid ones.
+NUMBER_MAX = 1 << 62
 ENTRY = 104
 PAGE = 1 << 20
 PAGE_CONTENT = PAGE - 8
@@ -126,9 +128,16 @@ class Segment:
 
 
 def header_fault(block, slot, store, block_count):
-    """Why a segment is foreign; None when it is not."""
+    """Why a segment's header does not count; None when it does."""
     fault = block_fault(block, SEGMENT_MAGIC)
-    if fault is None and u32(block, 12) not in (1, 2):
+    if fault == "damaged" and not any(block[:72]):
+        return "segment-blank"
+    if fault == "damaged" and block[:8] == SEGMENT_MAGIC and block[16:32] == store:
+        return "segment-torn"
+    if fault is None and (
+            u32(block, 12) not in (1, 2) or u64(block, 40) > NUMBER_MAX
+            or u64(block, 56) > NUMBER_MAX
+            or not SEGMENT_BLOCK_COUNT_MIN <= u32(block, 36) <= SEGMENT_BLOCK_COUNT_MAX):
         fault = "invalid"
     if fault is None and block[16:32] != store:
         fault = "foreign"
@@ -146,7 +155,7 @@ def decode_record(segment, number, block):
     kind, version = struct.unpack_from("<HH", block, 4)
     block_count = u32(block, 24)
     invalid = (None, "record-invalid")
-    if version != 1 or u32(block, 28) != number:
+    if version != 1 or u32(block, 28) != number or u64(block, 16) > NUMBER_MAX - NOTE_COUNT_MAX:
         return invalid
     if not 1 <= block_count <= segment.block_count - 1 - number:
         return invalid
@@ -198,6 +207,8 @@ def decode_entry(segment, index, entry):
     byte_count = u32(entry, 12)
     if kind is None or block < 1 or block + block_count > segment.block_count - 1:
         return None
+    if u64(entry, 16) > NUMBER_MAX:
+        return None
     if kind == "chunk" and not 1 <= byte_count <= PAYLOAD_BYTE_COUNT_MAX:
         return None
     if block_count != 1 + (ceiling(byte_count, BLOCK) if kind == "chunk" else 0):
@@ -229,7 +240,8 @@ class Footer:
         entry_count, self.next_sequence = u32(trailer, 12), u64(trailer, 40)
         block_count = ceiling(entry_count * ENTRY, BLOCK)
         if fault is None and (
-                u64(trailer, 24) != segment.serial or block_count + 2 > segment.block_count):
+                u64(trailer, 24) != segment.serial or block_count + 2 > segment.block_count
+                or self.next_sequence > NUMBER_MAX):
             fault = "invalid"
         if fault:
             self.fault = f"trailer-{fault}"
@@ -284,11 +296,10 @@ def stream_byte_count(header):
 
 
 def checkpoint_segment(data, _):
-    line = {
+    return {
         "directory_id": data[:16].hex(), "segment": u32(data, 16), "sealed": u32(data, 20) == 1,
         "serial": u64(data, 24),
-    }
-    return line, u32(data, 20) <= 1
+    }, True
 
 
 def checkpoint_binding(data, _):

@@ -156,6 +156,19 @@ def imitated_record():
     return files([open_one])
 
 
+def pins():
+    """A delete cancels the pins before it, also when the chunk comes back; a later pin holds."""
+    sealed_one, open_one = segment(0, 1, 1), segment(1, 2, 6)
+    for each in (1, 2, 3):
+        sealed_one.append(chunk(each))
+    sealed_one.append(Notes([Note(PIN, key(1), FUTURE_MS), Note(PIN, key(2), FUTURE_MS)]))
+    sealed_one.seal()
+    open_one.append(Notes([Note(DELETE, key(1)), Note(PIN, key(3), FUTURE_MS),
+                           Note(PIN, key(3), PAST_MS)]))
+    open_one.append(chunk(1))
+    return files([sealed_one, open_one])
+
+
 def rest_of_block():
     """What stands behind a payload, and in reserved fields, means nothing."""
     open_one = segment(0, 1, 1)
@@ -207,9 +220,10 @@ def checkpoints(change, **more):
     only = segment(0, 1, 1)
     only.append(chunk(1))
     checkpoint = Checkpoint(
-        more.pop("store", STORE), 2, [(directory_id(0), 0, more.pop("was_sealed", 0), 1)],
+        more.pop("store", STORE), more.pop("sequence", 2), [(directory_id(0), 0, 0, 1)],
         [(name("default", 16), OPAQUE, 0)],
-        [(key(1), checksum(text_payload(1)), more.pop("segment_index", 0), 1, 5, 0, 0)], [], **more)
+        [(key(1), checksum(text_payload(1)), more.pop("segment_index", 0), 1,
+          more.pop("byte_count", 5), 0, 0)], [], **more)
     data = checkpoint.data()
     return files([only], checkpoint_kvs=change(data) or data)
 
@@ -250,6 +264,13 @@ def torn_payload():
     return opened(tear)
 
 
+def record_behind_torn():
+    """A record that was written where the payload of a torn one should be."""
+    def put(bad):
+        bad.append(chunk(7), block=4, sequence=20)
+    return opened(put)
+
+
 def segment_truncated():
     result = spoilt(lambda _: None)
     del result["0/segment-00000.kvs"][7 * BLOCK :]
@@ -266,7 +287,7 @@ def stores():
         "examples": examples(), "good": good(), "two-directories": two_directories(),
         "full-notes": full_notes(), "many-stripes": many_stripes(),
         "empty-checkpoint": empty_checkpoint(), "hole": hole(),
-        "imitated-record": imitated_record(), "rest-of-block": rest_of_block(),
+        "pins": pins(), "imitated-record": imitated_record(), "rest-of-block": rest_of_block(),
     }
     sound_identity = identity(STORE, directory_id(0), SMALL)
     damaged_identity = bytearray(sound_identity)
@@ -283,13 +304,16 @@ def stores():
     of_segment = {
         "segment-truncated": segment_truncated(),
         "segment-magic": spoilt(lambda bad: bad.change(0, 0, b"KVSSEGMU")),
-        "segment-damaged": spoilt(lambda bad: bad.flip(0, 48)),
+        "segment-damaged": spoilt(lambda bad: bad.flip(0, 20)),
+        "segment-torn": spoilt(lambda bad: bad.flip(0, 48)),
         "segment-version": spoilt(lambda bad: bad.change(0, 8, number(2))),
         "segment-state": spoilt(lambda bad: bad.change(0, 12, number(3))),
         "segment-foreign": spoilt(lambda bad: bad.change(0, 16, OTHER_STORE)),
         "segment-slot": spoilt(lambda bad: bad.change(0, 32, number(1))),
         "segment-block-count": spoilt(lambda bad: bad.change(0, 36, number(SMALL + 1))),
-        "segment-zeros": spoilt(lambda bad: bad.put(0, bytes(BLOCK))),
+        "segment-serial": spoilt(lambda bad: bad.change(0, 40, number((1 << 62) + 1, 8))),
+        "segment-sequence": spoilt(lambda bad: bad.change(0, 56, number((1 << 62) + 1, 8))),
+        "segment-blank": spoilt(lambda bad: bad.put(0, bytes(BLOCK))),
     }
     last = SMALL - 1
     of_footer = {
@@ -298,10 +322,13 @@ def stores():
         "trailer-version": spoilt(lambda bad: bad.seal(version=2)),
         "trailer-serial": spoilt(lambda bad: bad.seal(serial=7)),
         "trailer-entry-count": spoilt(lambda bad: bad.seal(entry_count=0xFFFF_FFFF)),
+        "trailer-sequence": spoilt(
+            lambda bad: bad.change(last, 40, number((1 << 62) + 1, 8))),
         "table-damaged": spoilt(lambda bad: bad.flip(last - 1, 40)),
         "table-kind": spoilt(lambda bad: change_entry(bad, 1, 0, b"\2")),
         "table-block": spoilt(lambda bad: change_entry(bad, 1, 4, number(last - 1))),
         "table-byte-count": spoilt(lambda bad: change_entry(bad, 1, 12, number(1 << 31))),
+        "table-sequence": spoilt(lambda bad: change_entry(bad, 1, 16, number((1 << 62) + 1, 8))),
         "entry-differs": spoilt(lambda bad: change_entry(bad, 1, 16, number(99, 8))),
     }
     of_record = {
@@ -311,6 +338,7 @@ def stores():
         "record-kind": opened(lambda bad: bad.change(3, 4, number(3, 2))),
         "record-elsewhere": opened(lambda bad: bad.put(12, bad.block(3))),
         "record-block-count": opened(lambda bad: bad.change(3, 24, number(4))),
+        "record-sequence": opened(lambda bad: bad.change(3, 16, number((1 << 64) - 1, 8))),
         "record-byte-count": opened(lambda bad: bad.change(3, 96, number((1 << 28) + 1, 8))),
         "record-stripes": opened(lambda bad: bad.change(3, 132, number(131_072))),
         "record-past-end": opened(
@@ -318,7 +346,7 @@ def stores():
         "notes-count": opened(lambda bad: bad.change(10, 32, number(63))),
         "notes-kind": opened(lambda bad: bad.change(10, 64, b"\3")),
         "listed-record-damaged": spoilt(lambda bad: bad.flip(3, 100)),
-        "payload-torn": torn_payload(),
+        "record-torn": torn_payload(), "record-behind-torn": record_behind_torn(),
         "payload-damaged": spoilt(lambda bad: bad.flip(4, 5)),
         "stripe-checksum": spoilt(lambda bad: bad.change(3, 256, number(5, 8))),
         "payload-checksum": spoilt(lambda bad: bad.change(3, 104, number(5, 8))),
@@ -334,7 +362,9 @@ def stores():
             lambda data: resealed(data[:48] + number(1 << 60, 8) + data[56:4096]) + data[4096:]),
         "checkpoint-page": checkpoints(lambda data: flip(data, page_end - 100)),
         "checkpoint-entry": checkpoints(lambda _: None, segment_index=1),
-        "checkpoint-state": checkpoints(lambda _: None, was_sealed=2),
+        "checkpoint-byte-count": checkpoints(lambda _: None, byte_count=0),
+        "checkpoint-sequence": checkpoints(lambda _: None, sequence=0),
+        "checkpoint-number-limit": checkpoints(lambda _: None, sequence=(1 << 62) + 1),
     }
     return {**sound, **of_identity, **of_segment, **of_footer, **of_record, **of_checkpoint}
 

@@ -10,6 +10,8 @@ package enum SSDFormat {
     package static let segmentBlockCountMax = 65_536
     /// Header, one record of two blocks, a footer table, a trailer.
     package static let segmentBlockCountMin = 5
+    /// Sequence and serial numbers above this are no valid ones: those that follow must fit too.
+    package static let numberMax: UInt64 = 1 << 62
     /// Where the checksum of a block of metadata stands.
     static let blockChecksumOffset = 4_088
     package static let identityName = "store.kvs"

@@ -55,6 +55,7 @@ package struct CheckpointHeader: Hashable, Sendable {
         header.bindingCount = block.load(UInt32.self, at: 60)
         header.pinCount = block.load(UInt32.self, at: 64)
         guard header.chunkCount <= UInt64(UInt32.max), header.sequence > 0,
+            header.sequence <= SSDFormat.numberMax,
             CheckpointLayout.pageCount(of: header) == Int(header.pageCount)
         else { throw .inconsistent }
         return header

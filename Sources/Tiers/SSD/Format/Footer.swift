@@ -79,7 +79,8 @@ package struct FooterEntry: Hashable, Sendable {
         let payloadBlockCount = kind == .chunk ? SSDFormat.blockCount(Int(entry.byteCount)) : 0
         guard entry.block >= 1, Int(entry.blockCount) == 1 + payloadBlockCount,
             Int(entry.block) + Int(entry.blockCount) < segmentBlockCount,
-            kind != .chunk || (1...Limits.chunkByteCountMax).contains(Int(entry.byteCount))
+            kind != .chunk || (1...Limits.chunkByteCountMax).contains(Int(entry.byteCount)),
+            entry.sequence <= SSDFormat.numberMax
         else { throw .inconsistent }
         return entry
     }

@@ -108,7 +108,9 @@ package struct SegmentHeader: Hashable, Sendable {
             nonce: block.load(UInt64.self, at: 48), firstSequence: block.load(UInt64.self, at: 56),
             opened: block.load(UInt64.self, at: 64))
         let range = SSDFormat.segmentBlockCountMin...SSDFormat.segmentBlockCountMax
-        guard range.contains(Int(header.blockCount)) else { throw .inconsistent }
+        guard range.contains(Int(header.blockCount)), header.serial <= SSDFormat.numberMax,
+            header.firstSequence <= SSDFormat.numberMax
+        else { throw .inconsistent }
         return header
     }
 
@@ -180,9 +182,15 @@ package struct SegmentTrailer: Hashable, Sendable {
             tableChecksum: block.load(UInt64.self, at: 32),
             nextSequence: block.load(UInt64.self, at: 40))
         guard trailer.nonce == header.nonce, trailer.serial == header.serial,
-            trailer.tableBlockCount + 2 <= Int(header.blockCount)
+            trailer.tableBlockCount + 2 <= Int(header.blockCount),
+            trailer.nextSequence <= SSDFormat.numberMax
         else { throw .inconsistent }
         return trailer
+    }
+
+    /// Whether a block says that it is the trailer of `header`'s present life, be it sound or not.
+    package static func isClaimed(by block: PinnedBytes, of header: SegmentHeader) -> Bool {
+        block.load(UInt64.self, at: 16) == header.nonce
     }
 
     /// Blocks of the footer table.

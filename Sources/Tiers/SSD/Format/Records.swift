@@ -88,9 +88,16 @@ package struct RecordHeader: Hashable, Sendable {
             block: source.load(UInt32.self, at: 28), content: content)
         guard Int(record.block) == place,
             record.blockCount == Int(source.load(UInt32.self, at: 24)),
-            place >= 1, place + record.blockCount < Int(header.blockCount)
+            place >= 1, place + record.blockCount < Int(header.blockCount),
+            record.sequence <= SSDFormat.numberMax - UInt64(noteCountMax)
         else { throw .inconsistent }
         return record
+    }
+
+    /// Whether a block says that it is a record of `header`'s present life, be it sound or not.
+    package static func isClaimed(by source: PinnedBytes, of header: SegmentHeader) -> Bool {
+        source.load(UInt32.self, at: 0) == magic
+            && source.load(UInt64.self, at: 8) == header.nonce
     }
 
     /// The checksum of stripe `index`, from the header block of a chunk's record.
