@@ -83,7 +83,10 @@ let package = Package(
             ["KVCore", "Node", "LinuxIO", "Tiers", "Settings", "Telemetry", logging]),
         executable(
             "kvctl",
-            ["KVCore", "Kernels", "KVClient", "Wire", "LinuxIO", "Settings", argumentParser]),
+            [
+                "KVCore", "Kernels", "KVClient", "Wire", "LinuxIO", "Settings", "Tiers",
+                argumentParser,
+            ]),
 
         // Test programs: the allocation probe replaces malloc, so it has an executable of its own.
         .target(name: "CAllocationProbe", path: "Benchmarks/AllocationProbe"),

@@ -22,7 +22,9 @@ enum ExitStatus: Int32, CaseIterable {
         case .usage: "the command line is wrong"
         case .unreachable: "the daemon cannot be reached, or the connection was lost"
         case .refused: "the daemon refused: busy, too large, unauthorized, unsupported, …"
-        case .damaged: "the bytes that arrived do not match their checksum"
+        case .damaged:
+            "the bytes that arrived do not match their checksum; ssd inspect, ssd verify: "
+                + "something is damaged"
         case .deadline: "not done in time (--timeout)"
         case .file: "a file of this host could not be read or written"
         case .defect: "the daemon broke the protocol, or reports a defect of its own"

@@ -7,11 +7,15 @@ import Wire
 /// The operator's commands for the SSD tier.
 struct SSDCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "ssd", abstract: "Look after the daemon's SSD tier.",
+        commandName: "ssd", abstract: "Look after the SSD tier.",
         discussion: """
-            Only for root and the daemon's own user, on its Unix socket.
+            status, scrub and evacuate ask the daemon, on its Unix socket; only root and its own \
+            user may. inspect and verify read the directories themselves.
             """,
-        subcommands: [SSDStatusCommand.self, SSDScrubCommand.self, SSDEvacuateCommand.self],
+        subcommands: [
+            SSDStatusCommand.self, SSDScrubCommand.self, SSDEvacuateCommand.self,
+            SSDInspectCommand.self, SSDVerifyCommand.self,
+        ],
         defaultSubcommand: SSDStatusCommand.self)
 }
 
