@@ -56,7 +56,42 @@ def connections():
         yield bytes([FIX_CHECKSUMS]) + hello + frame
 
 
+def stores():
+    """The files of the stores in Tests/Vectors/ssd, as {path: {offset of a row: bytes}}."""
+    for path in sorted((ROOT / "Tests/Vectors/ssd").glob("*.store")):
+        files, sizes, rows = {}, {}, {}
+        for line in path.read_text().splitlines():
+            word, *rest = line.split(" ")
+            if word == "file":
+                rows = files[rest[0]] = {}
+                sizes[rest[0]] = int(rest[1])
+            else:
+                rows[int(word, 16)] = bytes.fromhex(rest[0])
+        yield files, sizes
+
+
+def blocks():
+    """Blocks of metadata, each behind the number of its kind."""
+    kinds = {b"KVSTORE1": 0, b"KVSSEGMT": 1, b"KVSTRAIL": 2, b"KVSCKPT1": 5}
+    for files, sizes in stores():
+        for path, rows in files.items():
+            for start in sorted({offset - offset % 4096 for offset in rows}):
+                block = bytearray(4096)
+                for offset, row in rows.items():
+                    if start <= offset < start + 4096:
+                        block[offset - start : offset - start + len(row)] = row
+                kind = kinds.get(bytes(block[:8]), 3 if block[:4] == b"KVRC" else None)
+                if kind is None and "segment" in path and start == sizes[path] - 2 * 4096:
+                    kind = 7
+                if kind is None and "checkpoint" in path:
+                    kind = 6
+                if kind is not None:
+                    # The fuzz target pads with zeros and makes the checksum itself.
+                    yield bytes([kind]) + bytes(block[:4088]).rstrip(b"\0")
+
+
 TARGETS = {
+    "ssd-format": blocks,
     "wire-header": headers,
     "wire-requests": lambda: bodies(["requests", "bad-requests"]),
     "wire-answers": lambda: bodies(["answers", "bad-answers"]),
