@@ -134,6 +134,8 @@ extension Connection {
             for index in 0..<get.keys.count {
                 ahead.prepare(from: index, keyCount: get.keys.count) { get.keys[$0] }
                 let read = await ahead.take(index)
+                // What was read ahead may be what leaves no room for the chunk whose turn it is.
+                if case .failure(.busy)? = read { await ahead.cancel() }
                 let found = try await find(request, get, index, readAhead: read)
                 try await sendChunk(request, get, index, found)
             }

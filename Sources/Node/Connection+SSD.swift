@@ -14,12 +14,28 @@ extension Connection {
             return .held(held)
         }
         guard let ssd else { return .missing(.notFound) }
-        switch await ssd.reader.obtain(ChunkName(namespace, key), deadline: deadline) {
-        case .success(let hold):
-            node.metrics.add(.ssdHits)
-            return .held(node.tier.lend(hold))
-        case .failure(let status):
-            return .missing(status)
+        var pauseMilliseconds: UInt64 = 1
+        while true {
+            switch await ssd.reader.obtain(ChunkName(namespace, key), deadline: deadline) {
+            case .success(let hold):
+                node.metrics.add(.ssdHits)
+                return .held(node.tier.lend(hold))
+            case .failure(.busy) where pauseMilliseconds < busyPauseMillisecondsMax:
+                // All of memory is being sent or written: that is over soon.
+                guard await pause(milliseconds: pauseMilliseconds) else { return .missing(.busy) }
+                pauseMilliseconds *= 2
+            case .failure(let status):
+                return .missing(status)
+            }
+        }
+    }
+
+    private nonisolated(nonsending) func pause(milliseconds: UInt64) async -> Bool {
+        do throws(IOFault) {
+            try await reactor.sleep(until: reactor.now().adding(milliseconds: milliseconds))
+            return true
+        } catch {
+            return false
         }
     }
 
@@ -216,3 +232,6 @@ extension Connection {
         }
     }
 }
+
+/// The last of the pauses, each twice the one before, for which a request waits for room.
+private let busyPauseMillisecondsMax: UInt64 = 256

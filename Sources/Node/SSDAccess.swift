@@ -23,10 +23,15 @@ struct ReadAhead<R: Reactor>: ~Copyable {
     private let namespace: NamespaceID
     private let deadline: Instant
     private var reads: [Int: Task<Result<Hold, Status>, Never>] = [:]
+    private var byteCounts: [Int: Int] = [:]
+    private var byteCountAhead = 0
+    private let byteCountAheadMax: Int
     private var nextIndex = 0
 
-    /// Chunks ahead of the one whose turn it is.
+    /// Chunks ahead of the one whose turn it is, and what they may take of the arena: others read
+    /// ahead too.
     private static var windowCount: Int { 16 }
+    private static var arenaShare: Int { 16 }
 
     init(
         _ access: SSDAccess<R>, memory: RAMTier, namespace: NamespaceID, deadline: Instant
@@ -35,6 +40,7 @@ struct ReadAhead<R: Reactor>: ~Copyable {
         self.memory = memory
         self.namespace = namespace
         self.deadline = deadline
+        byteCountAheadMax = memory.chunkByteCountMax / Self.arenaShare
     }
 
     /// Begins to read those of the next keys that are not in memory.
@@ -43,6 +49,12 @@ struct ReadAhead<R: Reactor>: ~Copyable {
         while nextIndex < end {
             let name = ChunkName(namespace, key(nextIndex))
             if !memory.isResident(name) {
+                let byteCount = access.tier.byteCount(of: name)
+                guard reads.isEmpty || byteCountAhead + byteCount <= byteCountAheadMax else {
+                    return
+                }
+                byteCountAhead += byteCount
+                byteCounts[nextIndex] = byteCount
                 let (reader, deadline) = (access.reader, deadline)
                 reads[nextIndex] = Task(executorPreference: reader.reactor.executor) {
                     await reader.obtain(name, deadline: deadline)
@@ -55,6 +67,7 @@ struct ReadAhead<R: Reactor>: ~Copyable {
     /// What came of the chunk at `index`; nil when it was in memory. The caller releases a hold.
     mutating func take(_ index: Int) async -> Result<Hold, Status>? {
         guard let read = reads.removeValue(forKey: index) else { return nil }
+        byteCountAhead -= byteCounts.removeValue(forKey: index) ?? 0
         return await read.value
     }
 
@@ -64,6 +77,8 @@ struct ReadAhead<R: Reactor>: ~Copyable {
             if case .success(let hold) = await read.value { memory.release(hold) }
         }
         reads = [:]
+        byteCounts = [:]
+        byteCountAhead = 0
     }
 }
 

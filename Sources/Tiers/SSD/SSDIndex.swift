@@ -15,39 +15,49 @@ struct SSDEntry: BitwiseCopyable, Sendable {
 
     var key: ChunkKey
     var checksum: UInt64
-    /// Seconds since `epoch`, rounded down; 0: never.
-    var expiry: UInt32
+    /// Milliseconds since `epoch`, in 40 bits (34 years); 0: never.
+    private var expiryLow: UInt32
     var byteCount: UInt32
     /// The segment's slot in the segment table.
     var segment: UInt16
     /// Of the record's header, within the segment.
     var block: UInt16
     var binding: UInt16
-    private var stateNumber: UInt8
-    /// Reads since it was written or last spared by reclaim; stops at 3.
-    var useCount: UInt8
+    private var expiryHigh: UInt8
+    /// The state in the lower half, `useCount` in the upper.
+    private var stateAndUses: UInt8
 
-    /// 2020-01-01, in seconds since 1970.
-    static let epoch: UInt64 = 1_577_836_800
+    /// 2020-01-01, in milliseconds since 1970.
+    private static let epoch: UInt64 = 1_577_836_800_000
+    private static let expiryMax: UInt64 = (1 << 40) - 1
 
+    /// `expiry` is wall time in milliseconds since 1970; 0: never.
     init(
-        key: ChunkKey, checksum: UInt64, expiry: UInt32, byteCount: Int, place: SSDPlace,
+        key: ChunkKey, checksum: UInt64, expiry: UInt64, byteCount: Int, place: SSDPlace,
         binding: UInt16, state: State
     ) {
+        let compact =
+            expiry == 0 ? 0 : min(max(expiry, Self.epoch + 1) - Self.epoch, Self.expiryMax)
         self.key = key
         self.checksum = checksum
-        self.expiry = expiry
+        expiryLow = UInt32(truncatingIfNeeded: compact)
+        expiryHigh = UInt8(truncatingIfNeeded: compact >> 32)
         self.byteCount = UInt32(byteCount)
         segment = place.segment
         block = place.block
         self.binding = binding
-        stateNumber = state.rawValue
-        useCount = 0
+        stateAndUses = state.rawValue
     }
 
     var state: State {
-        get { State(rawValue: stateNumber) ?? .unused }
-        set { stateNumber = newValue.rawValue }
+        get { State(rawValue: stateAndUses & 15) ?? .unused }
+        set { stateAndUses = stateAndUses & 0xf0 | newValue.rawValue }
+    }
+
+    /// Reads since it was written or last spared by reclaim; stops at 3.
+    var useCount: Int {
+        get { Int(stateAndUses >> 4) }
+        set { stateAndUses = stateAndUses & 15 | UInt8(min(newValue, 3)) << 4 }
     }
 
     var place: SSDPlace {
@@ -58,13 +68,11 @@ struct SSDEntry: BitwiseCopyable, Sendable {
         }
     }
 
-    /// The form of a wall time (milliseconds since 1970; 0: never) that an entry keeps.
-    static func compact(expiry: UInt64) -> UInt32 {
-        expiry == 0 ? 0 : UInt32(clamping: max(1, Int64(expiry / 1_000) - Int64(epoch)))
-    }
-
     /// Wall time in milliseconds since 1970; 0: never.
-    var expiryMilliseconds: UInt64 { expiry == 0 ? 0 : (UInt64(expiry) + Self.epoch) * 1_000 }
+    var expiryMilliseconds: UInt64 {
+        let compact = UInt64(expiryHigh) << 32 | UInt64(expiryLow)
+        return compact == 0 ? 0 : compact + Self.epoch
+    }
 }
 
 /// Where a record begins. A value.

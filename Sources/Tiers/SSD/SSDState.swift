@@ -36,8 +36,7 @@ struct SSDState: ~Copyable {
         guard let row = index.find(namespace, key, bindings), index[row].state == .readable else {
             return nil
         }
-        let expiry = index[row].expiryMilliseconds
-        guard expiry == 0 || expiry > wallMilliseconds else {
+        guard !isExpired(row, wallMilliseconds) else {
             drop(row)
             statistics.expirationCount += 1
             return nil
@@ -66,8 +65,8 @@ struct SSDState: ~Copyable {
         guard !index.isFull, let number = bindings.number(of: chunk.binding) else { return nil }
         let entry = SSDEntry(
             key: chunk.key, checksum: chunk.checksum,
-            expiry: SSDEntry.compact(expiry: chunk.expiry), byteCount: chunk.byteCount,
-            place: place, binding: number, state: state)
+            expiry: chunk.expiry, byteCount: chunk.byteCount, place: place, binding: number,
+            state: state)
         let row = index.insert(entry, of: chunk.namespace)
         bindings.add(number, byteCount: chunk.byteCount)
         segments[Int(place.segment)].liveCount += 1

@@ -16,10 +16,11 @@ extension SSDTier {
     }
 
     /// Whether a chunk is on SSD to stay.
-    func presence(of name: ChunkName) -> Presence {
-        state.withLock { state in
+    func presence(of name: ChunkName, now: Instant) -> Presence {
+        let wall = wallMilliseconds(now)
+        return state.withLock { state in
             guard let row = state.index.find(name.namespace, name.key, state.bindings),
-                !state.isErasing(row)
+                !state.isErasing(row), !state.isExpired(row, wall)
             else { return .absent }
             return switch state.index[row].state {
             case .placed: .onItsWay
@@ -43,16 +44,20 @@ extension SSDTier {
     /// Enters a chunk whose record is about to be written at `place`, unless it is no longer in
     /// memory for all to find: a deletion that has been there comes here next.
     func place(
-        _ chunk: SSDChunk, at place: SSDPlace, ifStill isFindable: () -> Bool
+        _ chunk: SSDChunk, at place: SSDPlace, now: Instant, ifStill isFindable: () -> Bool
     ) -> Placement {
-        state.withLock { state in
+        let wall = wallMilliseconds(now)
+        return state.withLock { state in
             guard isFindable() else { return .gone }
             if let row = state.index.find(chunk.namespace, chunk.key, state.bindings) {
-                guard state.index[row].state == .bad || state.isErasing(row) else {
+                let isExpired = state.isExpired(row, wall)
+                guard isExpired || state.index[row].state == .bad || state.isErasing(row) else {
                     return .present
                 }
                 // What the bad record left must not come back once the new one is reclaimed.
-                guard state.enqueue(.delete, chunk.name) != nil else { return .full }
+                guard isExpired || state.enqueue(.delete, chunk.name) != nil else {
+                    return .full
+                }
                 state.drop(row)
             }
             guard state.add(chunk, at: place, .placed) != nil else { return .full }
@@ -228,8 +233,7 @@ extension SSDTier {
         state.withLock { state in
             guard let row = state.row(of: name, at: place), state.index[row].state == .readable
             else { return .dead }
-            let expiry = state.index[row].expiryMilliseconds
-            if expiry != 0, expiry <= wallMilliseconds { return .dead }
+            if state.isExpired(row, wallMilliseconds) { return .dead }
             if let pin = state.pins[name], pin.until > wallMilliseconds {
                 return .worthKeeping(isPinned: true)
             }
@@ -290,6 +294,11 @@ extension SSDTier {
 }
 
 extension SSDState {
+    func isExpired(_ row: UInt32, _ wallMilliseconds: UInt64) -> Bool {
+        let expiry = index[row].expiryMilliseconds
+        return expiry != 0 && expiry <= wallMilliseconds
+    }
+
     /// Whether the entry's segment is about to be erased, so that it must not be relied upon.
     func isErasing(_ row: UInt32) -> Bool {
         let segment = segments[Int(index[row].segment)].state

@@ -114,9 +114,7 @@ package final class SSDTier: Sendable {
             guard let row = state.findReadable(namespace, key, wallMilliseconds: wall) else {
                 return nil
             }
-            if asUse != .doesNotCount, state.index[row].useCount < 3 {
-                state.index[row].useCount += 1
-            }
+            if asUse != .doesNotCount { state.index[row].useCount += 1 }
             let entry = state.index[row]
             let binding = state.bindings[entry.binding]
             return Located(
@@ -128,13 +126,21 @@ package final class SSDTier: Sendable {
         }
     }
 
+    /// The size of a chunk; 0 when it is absent.
+    package func byteCount(of name: ChunkName) -> Int {
+        state.withLock { state in
+            state.index.find(name.namespace, name.key, state.bindings).map {
+                Int(state.index[$0].byteCount)
+            } ?? 0
+        }
+    }
+
     /// Whether the chunk is on SSD or on its way there.
     package func holds(_ namespace: NamespaceID, _ key: ChunkKey, now: Instant) -> Bool {
         let wall = wallMilliseconds(now)
         return state.withLock { state in
             guard let row = state.index.find(namespace, key, state.bindings) else { return false }
-            let expiry = state.index[row].expiryMilliseconds
-            return state.index[row].state != .bad && (expiry == 0 || expiry > wall)
+            return state.index[row].state != .bad && !state.isExpired(row, wall)
         }
     }
 
@@ -199,8 +205,7 @@ package final class SSDTier: Sendable {
                 guard state.mayHoldUnknownRecords else { return (false, .nothing) }
                 return (false, state.enqueue(.delete, name).map { .noted($0) } ?? .refused)
             }
-            let expiry = state.index[row].expiryMilliseconds
-            let found = state.index[row].state == .readable && (expiry == 0 || expiry > wall)
+            let found = state.index[row].state == .readable && !state.isExpired(row, wall)
             guard let sequence = state.enqueue(.delete, name) else {
                 // Kept as bad, so that a later deletion is noted.
                 state.index[row].state = .bad

@@ -9,10 +9,10 @@ extension SSDStore {
 
     // MARK: Opening
 
-    /// Closes the lane's segment and opens another.
+    /// Closes the lane's segment and opens another; the caller has set `isRolling`, which ends
+    /// here.
     /// - Returns: whether the lane may have room now.
     func roll(_ lane: SSDLane<R>, forReclaim: Bool) async -> Bool {
-        lane.isRolling = true
         defer {
             lane.isRolling = false
             lane.changed.notify()
@@ -108,11 +108,13 @@ extension SSDStore {
     func synchronize(_ lane: SSDLane<R>) async -> Bool {
         let round = lane.roundsStarted + 1
         while lane.roundsEnded < round {
-            if lane.isSynchronizing {
+            guard !lane.isSynchronizing else {
                 await lane.changed.wait()
-            } else {
-                await runRound(lane)
+                continue
             }
+            // Here and not in the call: another task may run before a call begins.
+            lane.isSynchronizing = true
+            await runRound(lane)
         }
         return lane.retryAt == nil
     }
@@ -123,7 +125,6 @@ extension SSDStore {
     }
 
     private func runRound(_ lane: SSDLane<R>) async {
-        lane.isSynchronizing = true
         lane.roundsStarted += 1
         for open in lane.unsealed where open.hasUnsynchronizedEntries {
             await synchronize(open, lane)

@@ -73,13 +73,13 @@ extension SSDStore {
         storeCount += 1
         defer { storeCount -= 1 }
         for _ in 0..<storeAttemptCountMax {
-            switch tier.presence(of: name) {
+            switch tier.presence(of: name, now: reactor.now()) {
             case .onItsWay:
                 await recordsChanged.wait()
             case .there:
                 await synchronizeAll()
                 // A synchronization that failed took it out.
-                if tier.presence(of: name) == .there { return true }
+                if tier.presence(of: name, now: reactor.now()) == .there { return true }
             case .absent:
                 guard let lane = writableLane(),
                     let demotion = memory.demote(name, now: reactor.now())
@@ -129,6 +129,7 @@ extension SSDStore {
                 await lane.changed.wait()
                 continue
             }
+            lane.isRolling = true
             guard await roll(lane, forReclaim: forReclaim) else { return nil }
         }
         return nil
@@ -140,7 +141,7 @@ extension SSDStore {
     ) async -> Bool {
         let bytes = held.bytes
         let payloadBlockCount = SSDFormat.blockCount(bytes.count)
-        guard tier.presence(of: name) == .absent else { return true }
+        guard tier.presence(of: name, now: reactor.now()) == .absent else { return true }
         guard let (open, block) = await reserve(lane, blockCount: 1 + payloadBlockCount) else {
             tier.count { $0.skippedCount += 1 }
             return false
@@ -152,7 +153,7 @@ extension SSDStore {
             level: description.level, byteCount: bytes.count, checksum: description.checksum,
             expiry: tier.wallExpiry(description.expiry))
         let sequence: UInt64
-        switch tier.place(chunk, at: place, ifStill: { held.isFindable }) {
+        switch tier.place(chunk, at: place, now: reactor.now(), ifStill: { held.isFindable }) {
         case .placed(let number): sequence = number
         case .present:
             open.complete([])
