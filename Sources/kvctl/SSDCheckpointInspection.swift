@@ -63,7 +63,7 @@ extension StoreInspection {
                 "segment", index, directory,
                 [
                     ("directory_id", .name(segment.directory)), ("segment", .count(segment.slot)),
-                    ("sealed", .truth(segment.isSealed)), ("serial", .integer(segment.serial)),
+                    ("covered", .truth(segment.isSealed)), ("serial", .integer(segment.serial)),
                 ])
         }
         for index in 0..<Int(header.bindingCount) {

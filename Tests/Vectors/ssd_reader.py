@@ -297,7 +297,7 @@ def stream_byte_count(header):
 
 def checkpoint_segment(data, _):
     return {
-        "directory_id": data[:16].hex(), "segment": u32(data, 16), "sealed": u32(data, 20) == 1,
+        "directory_id": data[:16].hex(), "segment": u32(data, 16), "covered": u32(data, 20) == 1,
         "serial": u64(data, 24),
     }, True
 

@@ -116,6 +116,9 @@ final class SSDRecovery: @unchecked Sendable {
     func finish() {
         tier.state.withLock { state in
             state.nextSequence = max(state.nextSequence, nextSequence)
+            for slot in state.segments.indices {
+                state.segments[slot].nextSequence = state.nextSequence
+            }
             state.pins = pins.filter { $0.value.until > wallMilliseconds }
             for row in 0..<state.index.rowCount {
                 let entry = state.index[UInt32(row)]

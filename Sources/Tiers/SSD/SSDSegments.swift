@@ -28,6 +28,8 @@ package struct SSDSegment: Hashable, Sendable {
     package var serial: UInt64
     package var nonce: UInt64
     package var firstSequence: UInt64
+    /// Greater than every sequence number in it; meaningful when it takes no more records.
+    package var nextSequence: UInt64
     /// Chunks that the index has here, and their bytes.
     package var liveCount = 0
     package var liveByteCount = 0
@@ -39,6 +41,25 @@ package struct SSDSegment: Hashable, Sendable {
         serial = 0
         nonce = 0
         firstSequence = 0
+        nextSequence = 0
+    }
+
+    /// Which of the segments a checkpoint covers, so that the next start need not read them.
+    ///
+    /// Chunks in segments that are not covered are found by reading these. So a deletion of such a
+    /// chunk must be read as well: what may have one is not covered either. When a directory is
+    /// missing, nothing is known of the chunks that come back with it.
+    static func covered(_ segments: [SSDSegment], isDirectoryMissing: Bool) -> [Bool] {
+        guard !isDirectoryMissing else { return segments.map { _ in false } }
+        let unread = segments.filter { $0.state == .open || $0.state == .unknown }
+        // The oldest chunk that is found by reading has this number or a greater one.
+        let horizon = unread.map(\.firstSequence).min() ?? .max
+        return segments.map { segment in
+            switch segment.state {
+            case .sealed, .erasing, .stuck: segment.nextSequence <= horizon
+            case .free, .open, .unknown, .removed: false
+            }
+        }
     }
 }
 

@@ -199,6 +199,14 @@ extension SSDTier {
         }
     }
 
+    /// An open segment takes no more records; all have sequence numbers below `nextSequence`.
+    func closeSegment(_ slot: Int, nextSequence: UInt64) {
+        state.withLock { state in
+            state.segments[slot].state = .sealed
+            state.segments[slot].nextSequence = nextSequence
+        }
+    }
+
     func setState(of slot: Int, to new: SSDSegment.State) {
         state.withLock { $0.segments[slot].state = new }
     }

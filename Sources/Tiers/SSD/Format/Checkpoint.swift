@@ -105,6 +105,7 @@ package enum CheckpointLayout {
 package struct CheckpointSegment: Hashable, Sendable {
     package var directory: SSDTag
     package var slot: UInt32
+    /// Whether the checkpoint covers it: it need not be read (`SSDSegment.covered`).
     package var isSealed: Bool
     package var serial: UInt64
 

@@ -54,10 +54,12 @@ extension SSDStore {
         let wall = tier.wallMilliseconds(reactor.now())
         return tier.state.withLock { state in
             state.bindings.isFrozen = true
-            let segments = state.segments.map { segment in
+            let covered = SSDSegment.covered(
+                state.segments, isDirectoryMissing: state.isDirectoryMissing)
+            let segments = zip(state.segments, covered).map { segment, isCovered in
                 CheckpointSegment(
                     directory: directories[segment.directory], slot: segment.fileSlot,
-                    isSealed: segment.state == .sealed, serial: segment.serial)
+                    isSealed: isCovered, serial: segment.serial)
             }
             let bindings = (0..<state.bindings.rowCount).map { number in
                 let binding = state.bindings[UInt16(number)]
@@ -112,8 +114,8 @@ extension SSDStore {
         try await write(block, to: writer.file, block: 0)
     }
 
-    /// The chunks among some rows of the index whose segments were sealed when the checkpoint
-    /// began; nil behind the last row. Those of other segments are found by reading these.
+    /// The chunks among some rows of the index whose segments the checkpoint covers; nil behind
+    /// the last row. Those of other segments are found by reading these.
     private func rows(
         from first: Int, count: Int, _ segments: [CheckpointSegment]
     ) -> [CheckpointChunk]? {

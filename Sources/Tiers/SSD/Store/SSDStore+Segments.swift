@@ -187,7 +187,7 @@ extension SSDStore {
         _ = await synchronize(lane)
         lane.unsealed.removeAll { $0 === open }
         open.file.close()
-        tier.setState(of: open.slot, to: .sealed)
+        tier.closeSegment(open.slot, nextSequence: open.nextSequence)
         sealedCount += 1
         lane.changed.notify()
     }
