@@ -25,6 +25,10 @@ extension SSDStore {
     /// What cannot be used is reported and left alone. Nothing may be read or written before this
     /// returns.
     package func open() async -> Found {
+        await onOwnTask { await $0.openHere() }
+    }
+
+    private func openHere() async -> Found {
         for path in configuration.directories { await openLane(path) }
         countFailedDirectories()
         tier.state.withLock { [lanes, configuration] state in

@@ -69,6 +69,10 @@ extension SSDStore {
     /// Puts a chunk on stable storage, from memory unless it is there already; false when that
     /// could not be done.
     package func store(_ name: ChunkName) async -> Bool {
+        await onOwnTask { await $0.storeHere(name) }
+    }
+
+    private func storeHere(_ name: ChunkName) async -> Bool {
         guard storeCount < storeCountMax, !isStopping else { return false }
         storeCount += 1
         defer { storeCount -= 1 }
@@ -98,6 +102,10 @@ extension SSDStore {
     /// Waits until these notes are durable, or one of them could not be made so.
     /// - Returns: for each, whether it is durable.
     package func awaitNotes(_ sequences: [UInt64]) async -> [Bool] {
+        await onOwnTask { await $0.awaitNotesHere(sequences) }
+    }
+
+    private func awaitNotesHere(_ sequences: [UInt64]) async -> [Bool] {
         work.notify()
         var results: [Bool] = []
         for sequence in sequences {

@@ -112,6 +112,10 @@ package actor SSDStore<R: Reactor> {
     /// Writes what waits, seals what is open, writes a checkpoint and lets go of the directories;
     /// what is not written at `deadline` is left.
     package func stop(by deadline: Instant) async {
+        await onOwnTask { await $0.close(by: deadline) }
+    }
+
+    private func close(by deadline: Instant) async {
         isStopping = true
         spawn { store in
             while store.taskCount > 1, store.reactor.now() < deadline {
@@ -158,6 +162,17 @@ package actor SSDStore<R: Reactor> {
             await body(self)
             await self.taskEnded()
         }
+    }
+
+    /// Runs `body` as a task of this thread, and waits for it.
+    ///
+    /// What other threads' tasks call must go through here when it awaits anything of ours. A task
+    /// that prefers another executor is enqueued anew at every call between two functions of the
+    /// store (Swift 6.3.1), so that others run between a check and what depends on it.
+    func onOwnTask<Value: Sendable>(
+        _ body: @escaping @Sendable (isolated SSDStore<R>) async -> Value
+    ) async -> Value {
+        await Task(executorPreference: reactor.executor) { await body(self) }.value
     }
 
     private func taskEnded() {
