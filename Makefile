@@ -31,6 +31,9 @@ bench-ssd-recovery:  ## Time starts on a terabyte of chunks
 	swift build -c release --product kvstored
 	dev/bench-ssd --recovery
 
+simulate:  ## Crash a simulated node under SEEDS=10000 seeds
+	dev/simulate $(SEEDS)
+
 fuzz:  ## Fuzz every decoder for ten minutes
 	Fuzz/run --seconds 600
 
@@ -40,4 +43,4 @@ format:  ## Format all Swift files
 generate:  ## Rewrite the generated documents
 	dev/generate
 
-.PHONY: help setup test demo bench bench-ssd bench-ssd-recovery fuzz format generate
+.PHONY: help setup test demo bench bench-ssd bench-ssd-recovery simulate fuzz format generate

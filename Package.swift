@@ -99,6 +99,8 @@ let package = Package(
             ],
             path: "Benchmarks/AllocationGate", swiftSettings: strict),
 
+        executable("kvsim", ["SimulationKit"]),
+
         tests("KVCoreTests", ["KVCore"]),
         tests("KernelsTests", ["Kernels", "KVCore"]),
         tests("LinuxIOTests", ["LinuxIO", "KVCore"]),

@@ -90,7 +90,7 @@ actor SimulatedClient {
         let bytes = memory.bytes.prefix(byteCount)
         bytes.fill(pattern: UInt64(version))
         let label = ChunkLabel(
-            key: Self.chunkKey(key), timeToLiveMilliseconds: UInt32(timeToLive ?? 0))
+            key: ChunkKey(simulated: key), timeToLiveMilliseconds: UInt32(timeToLive ?? 0))
         return (label, version, bytes)
     }
 
@@ -151,7 +151,7 @@ actor SimulatedClient {
 
     private func delete(_ key: Int, _ deadline: Instant) async throws(ClientError) {
         let began = reactor.now()
-        _ = try await client.delete([Self.chunkKey(key)], deadline: deadline)
+        _ = try await client.delete([ChunkKey(simulated: key)], deadline: deadline)
         simulation.model.deleted(key: key, began: began, at: reactor.now())
         simulation.count { $0.deleteCount += 1 }
     }
@@ -162,7 +162,7 @@ actor SimulatedClient {
         let began = reactor.now()
         guard
             let found = try await client.get(
-                Self.chunkKey(key), into: memory.bytes, deadline: deadline)
+                ChunkKey(simulated: key), into: memory.bytes, deadline: deadline)
         else {
             simulation.count { $0.missCount += 1 }
             return
@@ -173,7 +173,7 @@ actor SimulatedClient {
     private func fetchSeveral(_ deadline: Instant) async throws(ClientError) {
         let keys = (0..<random.within(1...5)).map { _ in random.below(NodeSimulation.keyCount) }
         let began = reactor.now()
-        let chunks = try await client.fetch(keys.map(Self.chunkKey), deadline: deadline)
+        let chunks = try await client.fetch(keys.map(ChunkKey.init(simulated:)), deadline: deadline)
         for (key, chunk) in zip(keys, chunks) {
             switch chunk.outcome {
             case .found:
@@ -188,7 +188,8 @@ actor SimulatedClient {
 
     private func lookup(_ key: Int, _ deadline: Instant) async throws(ClientError) {
         let began = reactor.now()
-        let answer = try await client.lookup([Self.chunkKey(key)], .everyKey, deadline: deadline)
+        let answer = try await client.lookup(
+            [ChunkKey(simulated: key)], .everyKey, deadline: deadline)
         guard let record = answer.records.first, record.status == .ok else { return }
         let candidates = simulation.model.visible(key: key, from: began, to: reactor.now())
         if !candidates.contains(where: { UInt64($0.byteCount) == record.chunkByteCount }) {
@@ -208,38 +209,6 @@ actor SimulatedClient {
             simulation.scheduler.fail(
                 "GET of key \(key) gave \(bytes.count) bytes that are of no version it may have"
             )
-        }
-    }
-
-    private static func chunkKey(_ number: Int) -> ChunkKey {
-        var random = SeededRandom(seed: UInt64(number))
-        return ChunkKey(words: (random.next(), random.next(), random.next(), random.next()))
-    }
-}
-
-extension PinnedBytes {
-    /// Writes bytes that only `pattern` gives.
-    func fill(pattern: UInt64) {
-        var random = SeededRandom(seed: pattern)
-        withMutableBytes { bytes in
-            for offset in 0..<bytes.byteCount {
-                bytes.storeBytes(
-                    of: UInt8(truncatingIfNeeded: random.next()), toByteOffset: offset,
-                    as: UInt8.self)
-            }
-        }
-    }
-
-    /// Whether these are the bytes that `fill` writes.
-    func has(pattern: UInt64) -> Bool {
-        var random = SeededRandom(seed: pattern)
-        return withBytes { bytes in
-            for offset in 0..<bytes.byteCount {
-                // SAFETY: bytes have no alignment or invalid values; the span checks the offset.
-                let byte = unsafe bytes.unsafeLoad(fromByteOffset: offset, as: UInt8.self)
-                guard byte == UInt8(truncatingIfNeeded: random.next()) else { return false }
-            }
-            return true
         }
     }
 }

@@ -99,6 +99,7 @@ package final class SimulatedDirectory: BlockDirectory, @unchecked Sendable {
     }
 
     private func record(_ kind: SimulationTrace.Kind, size: Int = 0) {
+        disk.operationCount += 1
         reactor.scheduler.record(kind, reactor: reactor.index, size: size)
     }
 }

@@ -18,6 +18,10 @@ package final class SimulatedDisk {
     private var locks: [DirectoryLock] = []
     /// Pages that files take: those that hold something, and those that are reserved.
     var pageCount = 0
+    /// Reads, writes, synchronizations and changes of directories so far: places for a crash.
+    package internal(set) var operationCount = 0
+    /// Directories that cannot be opened.
+    package var lostDirectories: Set<String> = []
 
     init(scheduler: SimulatedScheduler, faults: DiskFaults) {
         self.scheduler = scheduler
@@ -79,6 +83,7 @@ package final class SimulatedDisk {
 extension SimulatedDisk {
     /// Makes the directory when it is missing; the directories above it are taken for granted.
     func openDirectory(_ path: String) throws(IOFault) {
+        guard !lostDirectories.contains(path) else { throw .system(EIO) }
         guard file(path) == nil else { throw .system(ENOTDIR) }
         if !directories.contains(path) { directories.append(path) }
     }
@@ -107,6 +112,13 @@ extension SimulatedDisk {
             throw .system(ENOENT)
         }
         files.remove(at: index).giveBackPages()
+    }
+
+    /// Whether there was such a file.
+    package func removeIfThere(_ path: String) -> Bool {
+        guard let index = files.firstIndex(where: { $0.path == path }) else { return false }
+        files.remove(at: index).giveBackPages()
+        return true
     }
 
     func rename(_ path: String, to newPath: String) throws(IOFault) {

@@ -26,6 +26,7 @@ package final class SimulatedFile: BlockFile {
             let delay = disk.transferDelay(byteCount: buffer.count)
             disk.scheduler.after(nanoseconds: delay) { [self] in
                 guard operation.isUnderWay else { return }
+                disk.operationCount += 1
                 disk.scheduler.record(.fileRead, reactor: reactor.index, size: buffer.count)
                 guard !disk.random.happens(permille: disk.faults.readErrorPermille) else {
                     return operation.end(.failure(.system(EIO)))
@@ -58,6 +59,7 @@ package final class SimulatedFile: BlockFile {
             let delay = disk.transferDelay(byteCount: bytes.count)
             disk.scheduler.after(nanoseconds: delay) { [self] in
                 guard operation.isUnderWay else { return }
+                disk.operationCount += 1
                 disk.scheduler.record(.fileWritten, reactor: reactor.index, size: bytes.count)
                 guard blocks.reserve(offset: offset, byteCount: bytes.count) else {
                     return operation.end(.failure(.system(ENOSPC)))
@@ -77,6 +79,7 @@ package final class SimulatedFile: BlockFile {
         _ = try await reactor.suspend(.synchronize, deadline: .distantFuture) { operation in
             disk.scheduler.after(nanoseconds: disk.delay(byteCount: 0)) { [self] in
                 guard operation.isUnderWay else { return }
+                disk.operationCount += 1
                 disk.scheduler.record(.fileSynchronized, reactor: reactor.index)
                 guard !disk.random.happens(permille: disk.faults.synchronizeErrorPermille) else {
                     blocks.doom(upTo: number)

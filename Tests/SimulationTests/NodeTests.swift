@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import Glibc
 import SimulationKit
 import Testing
 
@@ -76,28 +75,4 @@ private func nodeHash(seed: UInt64) throws -> UInt64 {
         #expect(first.world.scheduler.trace.hash == second.world.scheduler.trace.hash)
         #expect(first.tally == second.tally)
     }
-
-    @Test(.enabled(if: Campaign.seedCount > 0))
-    func `agree with the model over a campaign`() {
-        var failureCount = 0
-        for seed in Seeds.fresh(Campaign.seedCount) {
-            do throws(SimulationFailure) {
-                try NodeSimulation(seed: seed).run()
-            } catch {
-                failureCount += 1
-                print(error)
-            }
-        }
-        print("simulate: seeds=\(Campaign.seedCount) failures=\(failureCount)")
-        #expect(failureCount == 0)
-    }
-}
-
-/// How many fresh seeds `dev/simulate` asks for; 0 in an ordinary test run.
-enum Campaign {
-    static let seedCount: Int = {
-        // SAFETY: nobody changes the environment while tests run.
-        guard let text = unsafe getenv("KVSTORE_SIMULATION_SEEDS") else { return 0 }
-        return unsafe Int(String(cString: text)) ?? 0
-    }()
 }

@@ -25,10 +25,6 @@ extension SSDStore {
             work.notify()
         }
         guard lane.retryAt == nil else { return }
-        if lane.hasNoRoomForNotes {
-            lane.hasNoRoomForNotes = false
-            work.notify()
-        }
         // What nobody asked to be durable is so within a second or two all the same.
         if round.isMultiple(of: 10), lane.unsealed.contains(where: \.hasUnsynchronizedEntries) {
             _ = await synchronize(lane)
@@ -83,7 +79,7 @@ extension SSDStore {
         guard let lane = lanes.first else { return false }
         let sealed = sealedCount * lane.segmentBlockCount * SSDFormat.blockByteCount
         let checkpoint = tier.statistics().chunkCount * CheckpointLayout.chunkByteCount
-        return sealedCount >= 16 && sealed >= 32 * checkpoint
+        return sealedCount >= configuration.checkpointSegmentCount && sealed >= 32 * checkpoint
     }
 
     // MARK: Evacuation

@@ -20,6 +20,8 @@ package actor SSDStore<R: Reactor> {
         /// 0: no scrub.
         package var scrubByteCountPerSecond: Int
         package var directIO: DirectIO
+        /// Segments to seal before a checkpoint is worth its writing.
+        package var checkpointSegmentCount = 16
 
         package init(
             directories: [String], capacity: ByteCount, segmentByteCount: ByteCount,
@@ -59,8 +61,8 @@ package actor SSDStore<R: Reactor> {
     let recordsChanged = Signal()
     /// A note was settled, or could not be written.
     let notesChanged = Signal()
-    /// How often the writing of a note that still waits has failed.
-    var failedNotes: [UInt64: Int] = [:]
+    /// Notes whose last writing failed.
+    var failedNotes: Set<UInt64> = []
     var isStopping = false
     /// Durable stores under way.
     var storeCount = 0
