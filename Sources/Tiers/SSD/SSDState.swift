@@ -19,6 +19,8 @@ struct SSDState: ~Copyable {
     var notes: [PendingNote] = []
     /// Sequence numbers of the notes that are not durable yet.
     var unsettledNotes: Set<UInt64> = []
+    /// The last deletion of each chunk whose note is not durable yet.
+    var unsettledDeletions: [ChunkName: UInt64] = [:]
     var pins: [ChunkName: SSDPin] = [:]
     /// A directory that is configured and out of reach: its records may come back one day.
     var isDirectoryMissing = false
@@ -102,6 +104,7 @@ struct SSDState: ~Copyable {
             kind: kind, until: until, namespace: namespaces.tag(of: name.namespace), key: name.key)
         notes.append(PendingNote(sequence: sequence, note: note))
         unsettledNotes.insert(sequence)
+        if kind == .delete { unsettledDeletions[name] = sequence }
         return sequence
     }
 

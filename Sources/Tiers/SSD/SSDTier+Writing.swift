@@ -126,7 +126,16 @@ extension SSDTier {
     /// The notes are durable.
     func settle(notes: [PendingNote]) {
         state.withLock { state in
-            for note in notes { state.unsettledNotes.remove(note.sequence) }
+            for note in notes {
+                state.unsettledNotes.remove(note.sequence)
+                guard note.note.kind == .delete,
+                    let namespace = state.namespaces.namespace(tagged: note.note.namespace)
+                else { continue }
+                let name = ChunkName(namespace, note.note.key)
+                if state.unsettledDeletions[name] == note.sequence {
+                    state.unsettledDeletions[name] = nil
+                }
+            }
         }
     }
 

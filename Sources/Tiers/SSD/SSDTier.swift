@@ -202,7 +202,10 @@ package final class SSDTier: Sendable {
             let name = ChunkName(namespace, key)
             state.pins[name] = nil
             guard let row = state.index.find(namespace, key, state.bindings) else {
-                guard state.mayHoldUnknownRecords else { return (false, .nothing) }
+                guard state.mayHoldUnknownRecords else {
+                    // What an earlier deletion has not made durable, this one must not promise.
+                    return (false, state.unsettledDeletions[name].map { .noted($0) } ?? .nothing)
+                }
                 return (false, state.enqueue(.delete, name).map { .noted($0) } ?? .refused)
             }
             let found = state.index[row].state == .readable && !state.isExpired(row, wall)
