@@ -9,33 +9,32 @@ extension SSDStore {
 
     // MARK: Opening
 
+    enum Roll {
+        case opened
+        case failed
+        /// What there is, is for reclaim and for deletions: reclaim must make room first.
+        case noRoom
+    }
+
     /// Closes the lane's segment and opens another; the caller has set `isRolling`, which ends
-    /// here.
-    /// - Returns: whether the lane may have room now.
-    func roll(_ lane: SSDLane<R>, forReclaim: Bool) async -> Bool {
+    /// here. Does not wait for reclaim, which may have to open a segment itself.
+    func roll(_ lane: SSDLane<R>, forReclaim: Bool) async -> Roll {
         defer {
             lane.isRolling = false
             lane.changed.notify()
         }
-        if let full = lane.open {
-            close(full, lane)
+        guard !isOverdue else { return .failed }
+        // The last free segment is for what reclaim writes again, and for deletions.
+        let freeCountWanted = forReclaim ? 1 : 2
+        while tier.freeSegmentCount(directory: lane.number) < freeCountWanted {
+            guard grow(lane) else { return .noRoom }
         }
-        while !isOverdue {
-            // The last free segment is for what reclaim writes again, and for deletions.
-            if tier.freeSegmentCount(directory: lane.number) > (forReclaim ? 0 : 1) || grow(lane) {
-                let isOpen = await openNext(lane)
-                if tier.freeSegmentCount(directory: lane.number) < Self.freeSegmentCountWanted {
-                    startReclaim(lane)
-                }
-                return isOpen
-            }
-            guard !forReclaim, startReclaim(lane) else { return false }
-            while lane.isReclaiming { await lane.changed.wait() }
-            guard lane.isWritable,
-                tier.freeSegmentCount(directory: lane.number) > 1
-            else { return false }
+        if let full = lane.open { close(full, lane) }
+        let isOpen = await openNext(lane)
+        if tier.freeSegmentCount(directory: lane.number) < Self.freeSegmentCountWanted {
+            startReclaim(lane)
         }
-        return false
+        return isOpen ? .opened : .failed
     }
 
     /// Makes another segment's file, as far as capacity and the file system allow.

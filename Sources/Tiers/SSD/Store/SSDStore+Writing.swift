@@ -138,9 +138,20 @@ extension SSDStore {
                 continue
             }
             lane.isRolling = true
-            guard await roll(lane, forReclaim: forReclaim) else { return nil }
+            switch await roll(lane, forReclaim: forReclaim) {
+            case .opened: continue
+            case .failed: return nil
+            case .noRoom: guard !forReclaim, await waitForReclaim(lane) else { return nil }
+            }
         }
         return nil
+    }
+
+    /// - Returns: whether there may be room now.
+    private func waitForReclaim(_ lane: SSDLane<R>) async -> Bool {
+        guard startReclaim(lane) else { return false }
+        while lane.isReclaiming { await lane.changed.wait() }
+        return tier.freeSegmentCount(directory: lane.number) > 1
     }
 
     /// Writes a chunk's record; false when it is not on the disk afterwards.
