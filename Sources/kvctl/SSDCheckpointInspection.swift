@@ -63,7 +63,8 @@ extension StoreInspection {
                 "segment", index, directory,
                 [
                     ("directory_id", .name(segment.directory)), ("segment", .count(segment.slot)),
-                    ("covered", .truth(segment.isSealed)), ("serial", .integer(segment.serial)),
+                    ("coverage", .text(Self.coverage(segment))),
+                    ("serial", .integer(segment.serial)),
                 ])
         }
         for index in 0..<Int(header.bindingCount) {
@@ -92,6 +93,10 @@ extension StoreInspection {
                     ("until_ms", .integer(row.load(UInt64.self, at: 48))),
                 ])
         }
+    }
+
+    private static func coverage(_ segment: CheckpointSegment) -> String {
+        segment.isSealed ? segment.hasLateNotes ? "chunks" : "all" : "none"
     }
 
     private func isInRange(_ chunk: CheckpointChunk, _ header: CheckpointHeader) -> Bool {

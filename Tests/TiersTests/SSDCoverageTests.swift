@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import KVCore
 import Testing
 
 @testable import Tiers
@@ -12,8 +13,10 @@ private func segment(
     return segment
 }
 
-private func covered(_ segments: [SSDSegment], isDirectoryMissing: Bool = false) -> [Bool] {
-    SSDSegment.covered(segments, isDirectoryMissing: isDirectoryMissing)
+private func coverage(
+    _ segments: [SSDSegment], isDirectoryMissing: Bool = false
+) -> [SSDSegment.Coverage] {
+    SSDSegment.coverage(segments, isDirectoryMissing: isDirectoryMissing)
 }
 
 @Suite struct `A checkpoint` {
@@ -22,26 +25,38 @@ private func covered(_ segments: [SSDSegment], isDirectoryMissing: Bool = false)
             segment(.sealed, 1..<10), segment(.erasing, 10..<20), segment(.stuck, 20..<30),
             segment(.free, 0..<0), segment(.removed, 5..<9), segment(.open, 30..<30),
         ]
-        #expect(covered(segments) == [true, true, true, false, false, false])
-        #expect(covered([]) == [])
-        #expect(covered([segment(.sealed, 1..<UInt64(1) << 62)]) == [true])
+        #expect(coverage(segments) == [.all, .all, .all, .none, .none, .none])
+        #expect(coverage([]) == [])
+        #expect(coverage([segment(.sealed, 1..<UInt64(1) << 62)]) == [.all])
     }
 
-    @Test func `does not cover what may delete a chunk that is found by reading`() {
+    @Test func `leaves the notes to be read that may delete a chunk which is found by reading`() {
         // The open segment of one directory is older than what another has sealed since.
         let segments = [
             segment(.sealed, 1..<10), segment(.open, 10..<10, directory: 1),
             segment(.sealed, 10..<40), segment(.sealed, 5..<11), segment(.open, 40..<40),
         ]
-        #expect(covered(segments) == [true, false, false, false, false])
+        #expect(coverage(segments) == [.all, .none, .chunks, .chunks, .none])
     }
 
-    @Test func `covers nothing that may bear on what could not be read`() {
+    @Test func `leaves all notes to be read that may bear on what could not be read`() {
         let segments = [
             segment(.sealed, 1..<10), segment(.unknown, 10..<20), segment(.sealed, 20..<30),
         ]
-        #expect(covered(segments) == [true, false, false])
+        #expect(coverage(segments) == [.all, .none, .chunks])
         let complete = [segment(.sealed, 1..<10), segment(.sealed, 10..<20)]
-        #expect(covered(complete, isDirectoryMissing: true) == [false, false])
+        #expect(coverage(complete, isDirectoryMissing: true) == [.chunks, .chunks])
+    }
+
+    @Test(arguments: [(false, false), (true, false), (true, true)])
+    func `says so in its list of segments`(isSealed: Bool, hasLateNotes: Bool) {
+        let segment = CheckpointSegment(
+            directory: SSDTag(.opaque), slot: 7, isSealed: isSealed, hasLateNotes: hasLateNotes,
+            serial: 9)
+        let row = OwnedBytes(count: CheckpointLayout.segmentByteCount)
+        segment.encode(into: row.bytes)
+        #expect(CheckpointSegment(row.bytes) == segment)
+        row.bytes.store(UInt32(3), at: 20)
+        #expect(!CheckpointSegment(row.bytes).isSealed)
     }
 }

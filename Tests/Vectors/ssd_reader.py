@@ -263,6 +263,9 @@ class Footer:
             self.entries = entries
 
 
+# What of a segment is in a checkpoint.
+COVERAGES = {1: "all", 2: "chunks"}
+
 # --- Checkpoint ---------------------------------------------------------------------------------
 
 
@@ -297,8 +300,8 @@ def stream_byte_count(header):
 
 def checkpoint_segment(data, _):
     return {
-        "directory_id": data[:16].hex(), "segment": u32(data, 16), "covered": u32(data, 20) == 1,
-        "serial": u64(data, 24),
+        "directory_id": data[:16].hex(), "segment": u32(data, 16),
+        "coverage": COVERAGES.get(u32(data, 20), "none"), "serial": u64(data, 24),
     }, True
 
 

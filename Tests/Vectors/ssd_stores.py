@@ -94,7 +94,8 @@ def good():
 
     free = segment(3, 0, 0, 32, state=2, nonce=0, opened_ms=0)
     checkpoint = Checkpoint(
-        STORE, 20, [(directory_id(0), 0, 1, 2), (directory_id(0), 1, 0, 3)],
+        STORE, 20, [(directory_id(0), 0, 1, 2), (directory_id(0), 1, 0, 3),
+                    (directory_id(1), 7, 2, 1)],
         [(TENANT, LAYOUT, 0), (name("default", 16), OPAQUE, 1), (TENANT, OPAQUE, 0)],
         [(key(2), checksum(text_payload(2, 4096)), 0, places[1][0], 4096, 0, 0),
          (key(3), checksum(text_payload(3, 65_636)), 0, places[2][0], 65_636, 1, 0),
@@ -220,7 +221,8 @@ def checkpoints(change, **more):
     only = segment(0, 1, 1)
     only.append(chunk(1))
     checkpoint = Checkpoint(
-        more.pop("store", STORE), more.pop("sequence", 2), [(directory_id(0), 0, 0, 1)],
+        more.pop("store", STORE), more.pop("sequence", 2),
+        [(directory_id(0), 0, more.pop("coverage", 0), 1)],
         [(name("default", 16), OPAQUE, 0)],
         [(key(1), checksum(text_payload(1)), more.pop("segment_index", 0), 1,
           more.pop("byte_count", 5), 0, 0)], [], **more)
@@ -363,6 +365,7 @@ def stores():
         "checkpoint-page": checkpoints(lambda data: flip(data, page_end - 100)),
         "checkpoint-entry": checkpoints(lambda _: None, segment_index=1),
         "checkpoint-byte-count": checkpoints(lambda _: None, byte_count=0),
+        "checkpoint-coverage": checkpoints(lambda _: None, coverage=3),
         "checkpoint-sequence": checkpoints(lambda _: None, sequence=0),
         "checkpoint-number-limit": checkpoints(lambda _: None, sequence=(1 << 62) + 1),
     }

@@ -44,20 +44,29 @@ package struct SSDSegment: Hashable, Sendable {
         nextSequence = 0
     }
 
-    /// Which of the segments a checkpoint covers, so that the next start need not read them.
+    /// What a checkpoint that lists the chunks of complete segments spares the next start.
+    enum Coverage {
+        /// Nothing: the segment must be read.
+        case none
+        /// Its chunks; its notes may bear on chunks that are found by reading.
+        case chunks
+        /// All of it.
+        case all
+    }
+
+    /// How far a checkpoint covers the segments.
     ///
-    /// Chunks in segments that are not covered are found by reading these. So a deletion of such a
-    /// chunk must be read as well: what may have one is not covered either. When a directory is
-    /// missing, nothing is known of the chunks that come back with it.
-    static func covered(_ segments: [SSDSegment], isDirectoryMissing: Bool) -> [Bool] {
-        guard !isDirectoryMissing else { return segments.map { _ in false } }
+    /// Chunks in open segments are found by reading these. So the notes about them must be read as
+    /// well, which may lie in any segment that has later numbers. When a directory is missing,
+    /// nothing is known of the chunks that may come back with it.
+    static func coverage(_ segments: [SSDSegment], isDirectoryMissing: Bool) -> [Coverage] {
         let unread = segments.filter { $0.state == .open || $0.state == .unknown }
-        // The oldest chunk that is found by reading has this number or a greater one.
-        let horizon = unread.map(\.firstSequence).min() ?? .max
+        // No chunk that is found by reading has a smaller number.
+        let horizon = isDirectoryMissing ? 0 : unread.map(\.firstSequence).min() ?? .max
         return segments.map { segment in
             switch segment.state {
-            case .sealed, .erasing, .stuck: segment.nextSequence <= horizon
-            case .free, .open, .unknown, .removed: false
+            case .sealed, .erasing, .stuck: segment.nextSequence <= horizon ? .all : .chunks
+            case .free, .open, .unknown, .removed: .none
             }
         }
     }

@@ -105,28 +105,35 @@ package enum CheckpointLayout {
 package struct CheckpointSegment: Hashable, Sendable {
     package var directory: SSDTag
     package var slot: UInt32
-    /// Whether the checkpoint covers it: it need not be read (`SSDSegment.covered`).
+    /// Whether it was complete, so that the checkpoint lists its chunks.
     package var isSealed: Bool
+    /// Whether it must be read all the same, for its notes (`SSDSegment.coverage`).
+    package var hasLateNotes: Bool
     package var serial: UInt64
 
-    package init(directory: SSDTag, slot: UInt32, isSealed: Bool, serial: UInt64) {
+    package init(
+        directory: SSDTag, slot: UInt32, isSealed: Bool, hasLateNotes: Bool = false, serial: UInt64
+    ) {
         self.directory = directory
         self.slot = slot
         self.isSealed = isSealed
+        self.hasLateNotes = isSealed && hasLateNotes
         self.serial = serial
     }
 
     package func encode(into row: PinnedBytes) {
         row.store(directory, at: 0)
         row.store(slot, at: 16)
-        row.store(UInt32(isSealed ? 1 : 0), at: 20)
+        row.store(UInt32(isSealed ? hasLateNotes ? 2 : 1 : 0), at: 20)
         row.store(serial, at: 24)
     }
 
     package init(_ row: PinnedBytes) {
         directory = row.loadTag(at: 0)
         slot = row.load(UInt32.self, at: 16)
-        isSealed = row.load(UInt32.self, at: 20) == 1
+        let coverage = row.load(UInt32.self, at: 20)
+        isSealed = coverage == 1 || coverage == 2
+        hasLateNotes = coverage == 2
         serial = row.load(UInt64.self, at: 24)
     }
 }

@@ -54,12 +54,13 @@ extension SSDStore {
         let wall = tier.wallMilliseconds(reactor.now())
         return tier.state.withLock { state in
             state.bindings.isFrozen = true
-            let covered = SSDSegment.covered(
+            let coverage = SSDSegment.coverage(
                 state.segments, isDirectoryMissing: state.isDirectoryMissing)
-            let segments = zip(state.segments, covered).map { segment, isCovered in
+            let segments = zip(state.segments, coverage).map { segment, coverage in
                 CheckpointSegment(
                     directory: directories[segment.directory], slot: segment.fileSlot,
-                    isSealed: isCovered, serial: segment.serial)
+                    isSealed: coverage != .none, hasLateNotes: coverage == .chunks,
+                    serial: segment.serial)
             }
             let bindings = (0..<state.bindings.rowCount).map { number in
                 let binding = state.bindings[UInt16(number)]
@@ -114,8 +115,8 @@ extension SSDStore {
         try await write(block, to: writer.file, block: 0)
     }
 
-    /// The chunks among some rows of the index whose segments the checkpoint covers; nil behind
-    /// the last row. Those of other segments are found by reading these.
+    /// The chunks among some rows of the index whose segments are complete; nil behind the
+    /// last row. Those of other segments are found by reading these.
     private func rows(
         from first: Int, count: Int, _ segments: [CheckpointSegment]
     ) -> [CheckpointChunk]? {
@@ -141,8 +142,8 @@ extension SSDStore {
     // MARK: Reading
 
     /// Reads the checkpoint, if there is one that counts.
-    /// - Returns: the slots of the segments that need not be read.
-    func readCheckpoint(_ recovery: SSDRecovery) async -> Set<Int>? {
+    /// - Returns: the slots of the segments that need not be read, or only for their notes.
+    func readCheckpoint(_ recovery: SSDRecovery) async -> [Int: SSDSegment.Coverage]? {
         for lane in lanes {
             do throws(IOFault) {
                 guard let byteCount = try lane.directory.byteCount(of: SSDFormat.checkpointName)
@@ -168,12 +169,15 @@ extension SSDStore {
 
     private func read(
         _ header: CheckpointHeader, _ reader: CheckpointReader<R>, _ recovery: SSDRecovery
-    ) async throws(IOFault) -> Set<Int> {
+    ) async throws(IOFault) -> [Int: SSDSegment.Coverage] {
         var slots: [Int?] = []
+        var coverage: [Int: SSDSegment.Coverage] = [:]
         for _ in 0..<header.segmentCount {
             let segment = CheckpointSegment(
                 try await reader.next(CheckpointLayout.segmentByteCount))
-            slots.append(segment.isSealed ? slot(of: segment) : nil)
+            let slot = segment.isSealed ? slot(of: segment) : nil
+            slots.append(slot)
+            if let slot { coverage[slot] = segment.hasLateNotes ? .chunks : .all }
         }
         var bindings: [SSDBinding?] = []
         for _ in 0..<header.bindingCount {
@@ -215,7 +219,7 @@ extension SSDStore {
                 pinnedUntil: row.load(UInt64.self, at: 48), sequence: header.sequence)
         }
         recovery.note(nextSequence: header.sequence)
-        return Set(slots.compactMap { $0 })
+        return coverage
     }
 
     /// The slot of a checkpoint's segment, unless it has begun another life since.

@@ -18,6 +18,12 @@ extension SSDStore {
         let slot: Int
         let lane: SSDLane<R>
         let header: SegmentHeader
+        var coverage: SSDSegment.Coverage = .none
+
+        /// Those of its entries that a checkpoint did not tell.
+        func unknown(_ entries: [FooterEntry]) -> [FooterEntry] {
+            coverage == .chunks ? entries.filter { $0.kind != .chunk } : entries
+        }
     }
 
     /// Takes the directories that can be had and rebuilds the index from them.
@@ -39,9 +45,12 @@ extension SSDStore {
         var candidates: [Candidate] = []
         for lane in lanes { candidates += await findSegments(lane, recovery) }
         var found = Found()
-        let covered = await readCheckpoint(recovery)
-        found.hasCheckpoint = covered != nil
-        let rest = candidates.filter { covered?.contains($0.slot) != true }
+        let coverage = await readCheckpoint(recovery)
+        found.hasCheckpoint = coverage != nil
+        for index in candidates.indices {
+            candidates[index].coverage = coverage?[candidates[index].slot] ?? .none
+        }
+        let rest = candidates.filter { $0.coverage != .all }
         found.scannedSegmentCount = await read(rest, recovery)
         recovery.finish()
         if recovery.droppedCount > 0 {
@@ -324,11 +333,11 @@ extension SSDStore {
         do throws(IOFault) {
             recovery.note(nextSequence: candidate.header.firstSequence)
             if let entries = try await scanner.readFooter(of: candidate.header) {
-                recovery.apply(entries, ofSegment: candidate.slot)
+                recovery.apply(candidate.unknown(entries), ofSegment: candidate.slot)
                 return false
             }
             let entries = try await scanner.scan(candidate.header, verifying: true)
-            recovery.apply(entries, ofSegment: candidate.slot)
+            recovery.apply(candidate.unknown(entries), ofSegment: candidate.slot)
             await sealAgain(candidate, entries, file)
             return true
         } catch {
