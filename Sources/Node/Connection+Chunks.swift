@@ -171,7 +171,8 @@ extension Connection {
         case .missing(.ok): return
         case .missing(let status):
             if status == .notFound { node.metrics.add(.misses) }
-            try await sendMiss(request, status, flags, index)
+            // `busy` would be about the whole request.
+            try await sendMiss(request, status == .busy ? .deadlineExceeded : status, flags, index)
         case .held(let held):
             if let layout = get.layout, layout != held.description.layout {
                 node.metrics.add(.misses)
@@ -253,9 +254,8 @@ extension Connection {
         let message =
             switch status {
             case .layoutMismatch: "the chunk has another layout: treat it as a miss"
-            case .deadlineExceeded: "the deadline passed before this key's turn"
+            case .deadlineExceeded: "the deadline passed, or memory had no room, at this key's turn"
             case .limitExceeded: "the range ends behind the chunk"
-            case .busy: noRoomText
             default: "not stored: compute it"
             }
         let refusal = ChunkRefusal(index: UInt32(index), message: message)

@@ -92,7 +92,7 @@ class Store:
         self.lives = 0
         self.kills = 0
         self.start_seconds = 0.05
-        self.has_stopped_cleanly = self.has_evicted = False
+        self.has_evicted = False
         self.findings = []
         self.counts = Counter()
         self.daemon = None
@@ -129,9 +129,8 @@ class Store:
         life = Life(
             port=self.daemon.port, seed=self.random.getrandbits(64),
             check_share=self.random.choice((1.0, 1.0, 0.3)), is_loaded=end != "clean stop",
-            is_after_clean_stop=self.has_stopped_cleanly and not self.has_evicted,
             is_after_eviction=self.has_evicted)
-        self.has_stopped_cleanly = self.has_evicted = False
+        self.has_evicted = False
         for crew in self.crews:
             crew.run(life)
         try:
@@ -210,11 +209,10 @@ class Store:
             time.sleep(0.000_2)
 
     def stop_cleanly(self):
-        """Everything that is there when the load has ended is there after a clean stop."""
+        """Ends it in order; what is durable is there afterwards, as after a kill."""
         self.note_counters()
         self.daemon.terminate()
         self.daemon.wait_until_stopped()
-        self.has_stopped_cleanly = True
 
     # --- The directories --------------------------------------------------------------------
 

@@ -45,7 +45,6 @@ class Life(NamedTuple):
     seed: int
     check_share: float  # of the keys, read before the load begins
     is_loaded: bool
-    is_after_clean_stop: bool  # what was seen before must be found
     is_after_eviction: bool  # the store said that it gave up chunks: nothing is promised
 
 
@@ -354,8 +353,6 @@ def _start(shape, life, keys, stop):
     clients = []
     for number, own in keys.items():
         for key in own:
-            if life.is_after_clean_stop:
-                key.stopped_cleanly()
             if life.is_after_eviction or not shape.is_durable_expected:
                 key.evicted()
             key.restarted(now)

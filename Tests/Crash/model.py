@@ -177,11 +177,6 @@ class Key:
         if not self.is_pinned:
             self.promised = frozenset()
 
-    def stopped_cleanly(self):
-        """All that was seen is now promised."""
-        if self.visible:
-            self.promised = frozenset(self.visible)
-
     def is_promised(self, now):
         """Whether it must be found."""
         return bool(self.promised) and (self.is_pinned or not self.needs_pin) and (

@@ -213,13 +213,6 @@ def test_a_pin_shows_what_is_there(key):
     assert key.pin_answered(NOT_FOUND, NOW).kind == "lost_durable"
 
 
-def test_a_clean_stop_promises_what_was_there(key):
-    put(key, is_durable=False)
-    key.stopped_cleanly()
-    key.restarted(NOW)
-    assert key.missed(NOW).kind == "lost_durable"
-
-
 def test_statuses_that_make_no_sense_are_no_answer(key):
     number = key.put_sent(0, NOW)
     with pytest.raises(Broken):

@@ -17,9 +17,9 @@ struct SSDState: ~Copyable {
     var nextSerial: UInt64 = 1
     /// Notes not yet taken by a writer, oldest first.
     var notes: [PendingNote] = []
-    /// Sequence numbers of the notes that are not durable yet.
-    var unsettledNotes: Set<UInt64> = []
-    /// The last deletion of each chunk whose note is not durable yet.
+    /// The notes that are not durable yet, and whose they are.
+    var unsettledNotes: [UInt64: ChunkName] = [:]
+    /// The last deletion of a chunk among them.
     var unsettledDeletions: [ChunkName: UInt64] = [:]
     var pins: [ChunkName: SSDPin] = [:]
     /// A directory that is configured and out of reach: its records may come back one day.
@@ -102,10 +102,21 @@ struct SSDState: ~Copyable {
         let sequence = takeSequence()
         let note = NoteRecord(
             kind: kind, until: until, namespace: namespaces.tag(of: name.namespace), key: name.key)
-        notes.append(PendingNote(sequence: sequence, note: note))
-        unsettledNotes.insert(sequence)
-        if kind == .delete { unsettledDeletions[name] = sequence }
+        wait(for: PendingNote(sequence: sequence, note: note), name)
         return sequence
+    }
+
+    /// Puts a note into the queue.
+    mutating func wait(for note: PendingNote, _ name: ChunkName) {
+        notes.append(note)
+        unsettledNotes[note.sequence] = name
+        if note.note.kind == .delete { unsettledDeletions[name] = note.sequence }
+    }
+
+    /// A note is durable.
+    mutating func settle(note sequence: UInt64) {
+        guard let name = unsettledNotes.removeValue(forKey: sequence) else { return }
+        if unsettledDeletions[name] == sequence { unsettledDeletions[name] = nil }
     }
 
     // MARK: What old notes are still for

@@ -50,14 +50,13 @@ extension SSDTier {
         return state.withLock { state in
             guard isFindable() else { return .gone }
             if let row = state.index.find(chunk.namespace, chunk.key, state.bindings) {
-                let isExpired = state.isExpired(row, wall)
-                guard isExpired || state.index[row].state == .bad || state.isErasing(row) else {
+                let isBad = state.index[row].state == .bad
+                guard isBad || state.isExpired(row, wall) || state.isErasing(row) else {
                     return .present
                 }
-                // What the bad record left must not come back once the new one is reclaimed.
-                guard isExpired || state.enqueue(.delete, chunk.name) != nil else {
-                    return .full
-                }
+                // What a bad record left must not come back once the new one is reclaimed. Not so
+                // for a good one: the note might be durable before the new record is.
+                guard !isBad || state.enqueue(.delete, chunk.name) != nil else { return .full }
                 state.drop(row)
             }
             guard state.add(chunk, at: place, .placed) != nil else { return .full }
@@ -126,16 +125,7 @@ extension SSDTier {
     /// The notes are durable.
     func settle(notes: [PendingNote]) {
         state.withLock { state in
-            for note in notes {
-                state.unsettledNotes.remove(note.sequence)
-                guard note.note.kind == .delete,
-                    let namespace = state.namespaces.namespace(tagged: note.note.namespace)
-                else { continue }
-                let name = ChunkName(namespace, note.note.key)
-                if state.unsettledDeletions[name] == note.sequence {
-                    state.unsettledDeletions[name] = nil
-                }
-            }
+            for note in notes { state.settle(note: note.sequence) }
         }
     }
 
@@ -153,7 +143,7 @@ extension SSDTier {
     }
 
     func isSettled(note sequence: UInt64) -> Bool {
-        state.withLock { !$0.unsettledNotes.contains(sequence) }
+        state.withLock { $0.unsettledNotes[sequence] == nil }
     }
 
     /// Queues a note of a segment that is to be erased again if it is still needed, with the
@@ -174,8 +164,9 @@ extension SSDTier {
             let note = NoteRecord(
                 kind: entry.kind == .delete ? .delete : .pin, until: entry.expiry,
                 namespace: entry.namespace, key: entry.key)
-            state.notes.append(PendingNote(sequence: entry.sequence, note: note))
-            state.unsettledNotes.insert(entry.sequence)
+            state.wait(
+                for: PendingNote(sequence: entry.sequence, note: note),
+                ChunkName(namespace, entry.key))
             return entry.sequence
         }
     }
@@ -222,12 +213,21 @@ extension SSDTier {
 
     func segment(_ slot: Int) -> SSDSegment { state.withLock { $0.segments[slot] } }
 
-    /// The sealed segment of `directory` that was opened first.
-    func oldestSealedSegment(directory: Int) -> Int? {
+    /// The sealed segments of `directory`, in the order in which they were opened.
+    func sealedSegments(directory: Int) -> [Int] {
         state.withLock { state in
             state.segments.indices.filter {
                 state.segments[$0].directory == directory && state.segments[$0].state == .sealed
-            }.min { state.segments[$0].serial < state.segments[$1].serial }
+            }.sorted { state.segments[$0].serial < state.segments[$1].serial }
+        }
+    }
+
+    /// Bytes of the chunks that the index has in a directory.
+    func liveByteCount(directory: Int) -> Int {
+        state.withLock { state in
+            state.segments.reduce(0) {
+                $1.directory == directory ? $0 + $1.liveByteCount : $0
+            }
         }
     }
 

@@ -202,10 +202,9 @@ package final class SSDTier: Sendable {
             let name = ChunkName(namespace, key)
             state.pins[name] = nil
             guard let row = state.index.find(namespace, key, state.bindings) else {
-                guard state.mayHoldUnknownRecords else {
-                    // What an earlier deletion has not made durable, this one must not promise.
-                    return (false, state.unsettledDeletions[name].map { .noted($0) } ?? .nothing)
-                }
+                // An earlier deletion that is not durable yet is this one's business too.
+                if let earlier = state.unsettledDeletions[name] { return (false, .noted(earlier)) }
+                guard state.mayHoldUnknownRecords else { return (false, .nothing) }
                 return (false, state.enqueue(.delete, name).map { .noted($0) } ?? .refused)
             }
             let found = state.index[row].state == .readable && !state.isExpired(row, wall)

@@ -118,10 +118,12 @@ final class OpenSegment<R: Reactor> {
         self.file = file
     }
 
-    /// Takes room for a record; nil when it does not fit any more.
-    func reserve(blockCount: Int, entryCount count: Int) -> Int? {
+    /// Takes room for a record; nil when it does not fit any more. Chunks leave some for notes,
+    /// so that a deletion finds room while segments are reclaimed.
+    func reserve(blockCount: Int, entryCount count: Int, forNotes: Bool) -> Int? {
         let footer = FooterTable.blockCount(entryCount: entryCount + count)
-        guard !isClosed, nextBlock + blockCount + footer <= Int(header.blockCount) else {
+        let kept = forNotes ? 0 : Self.blockCountForNotes(of: Int(header.blockCount))
+        guard !isClosed, nextBlock + blockCount + footer + kept <= Int(header.blockCount) else {
             return nil
         }
         defer { nextBlock += blockCount }
@@ -129,6 +131,9 @@ final class OpenSegment<R: Reactor> {
         pendingCount += 1
         return nextBlock
     }
+
+    /// Blocks of a segment that chunks do not take.
+    static func blockCountForNotes(of blockCount: Int) -> Int { blockCount / 32 }
 
     /// Ends a reservation; `written` are its entries when it succeeded.
     func complete(_ written: [FooterEntry]) {
@@ -172,6 +177,8 @@ final class SSDLane<R: Reactor> {
     /// When to try again after a fault; nil: all is well.
     var retryAt: Instant?
     var faultCount = 0
+    /// Notes found no room, and are not tried again for a moment.
+    var hasNoRoomForNotes = false
     /// Whether the file system had no room last time.
     var isFull = false
 

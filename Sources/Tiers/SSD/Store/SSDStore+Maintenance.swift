@@ -25,6 +25,10 @@ extension SSDStore {
             work.notify()
         }
         guard lane.retryAt == nil else { return }
+        if lane.hasNoRoomForNotes {
+            lane.hasNoRoomForNotes = false
+            work.notify()
+        }
         // What nobody asked to be durable is so within a second or two all the same.
         if round.isMultiple(of: 10), lane.unsealed.contains(where: \.hasUnsynchronizedEntries) {
             _ = await synchronize(lane)

@@ -12,7 +12,7 @@ extension SSDStore {
     func startReclaim(_ lane: SSDLane<R>) -> Bool {
         guard !lane.isReclaiming else { return true }
         guard lane.retryAt == nil, !lane.isGone, !isOverdue,
-            tier.oldestSealedSegment(directory: lane.number) != nil
+            !tier.sealedSegments(directory: lane.number).isEmpty
         else { return false }
         lane.isReclaiming = true
         let number = lane.number
@@ -38,9 +38,13 @@ extension SSDStore {
         lane.segmentCount < lane.segmentCountMax && !lane.isFull
     }
 
+    /// Reclaims the oldest segment, or one of the next when what it holds finds no room elsewhere.
     private func reclaimOldest(_ lane: SSDLane<R>) async -> Bool {
-        guard let slot = tier.oldestSealedSegment(directory: lane.number) else { return false }
-        return await empty(slot, lane, keepingAll: false)
+        for slot in tier.sealedSegments(directory: lane.number).prefix(reclaimAttemptCountMax) {
+            if await empty(slot, lane, keepingAll: false) { return true }
+            guard lane.retryAt == nil, !isOverdue else { return false }
+        }
+        return false
     }
 
     // MARK: How
@@ -119,13 +123,24 @@ extension SSDStore {
             nonce: segment.nonce, firstSequence: segment.firstSequence, opened: 0)
     }
 
+    /// Whether what lives in the lane leaves a fifth of its room for what is written.
+    private func hasRoomForLiving(_ lane: SSDLane<R>) -> Bool {
+        // One segment is open and two are free, as a rule.
+        let usable = max(1, lane.segmentCountMax - 1 - Self.freeSegmentCountWanted)
+        let live = tier.liveByteCount(directory: lane.number)
+        return live <= usable * lane.segmentBlockCount * SSDFormat.blockByteCount / 5 * 4
+    }
+
     /// Writes what is worth it again, and waits until that is durable.
     private func keep(
         _ entries: [FooterEntry], _ slot: Int, _ file: R.File, _ lane: SSDLane<R>, all: Bool
     ) async -> Bool {
         let wall = tier.wallMilliseconds(reactor.now())
-        // Hot chunks get at most half of what is gained, so that reclaim always gains something.
-        var byteCountLeft = lane.segmentBlockCount * SSDFormat.blockByteCount / 2
+        // While there is room for all that lives, nothing that lives is dropped. Else hot chunks
+        // get at most half of what is gained, so that reclaim always gains something.
+        let keepsLiving = hasRoomForLiving(lane)
+        let segmentByteCount = lane.segmentBlockCount * SSDFormat.blockByteCount
+        var byteCountLeft = keepsLiving ? segmentByteCount : segmentByteCount / 2
         var renewed: [UInt64] = []
         for entry in entries {
             guard !isOverdue else { return false }
@@ -144,8 +159,8 @@ extension SSDStore {
             case .worthKeeping(let isPinned):
                 mustBeKept = all || isPinned
             case .worthless:
-                // Memory serves it, so its uses do not show here.
-                isKept = isKept && (all || memory.isResident(name))
+                // Memory may serve it, so that its uses do not show here.
+                isKept = isKept && (all || keepsLiving || memory.isResident(name))
             }
             guard isKept || mustBeKept else { continue }
             byteCountLeft -= byteCount
@@ -268,3 +283,6 @@ extension SSDStore {
         return true
     }
 }
+
+/// Segments that are tried, oldest first, when one cannot be emptied.
+private let reclaimAttemptCountMax = 8

@@ -7,6 +7,9 @@ internal import Kernels
 private let byteCountInFlightMax = 32 << 20
 /// Durable stores that may wait.
 private let storeCountMax = 1_024
+/// Writings of a note that may fail, a tenth of a second apart, before its deletion is said not to
+/// be durable; it is tried on.
+private let noteAttemptCountMax = 10
 /// Looks at a chunk that is wanted durable: others may write, delete or evict it meanwhile.
 private let storeAttemptCountMax = 16
 
@@ -26,7 +29,7 @@ extension SSDStore {
                 await lane.changed.wait()
                 continue
             }
-            if tier.hasNotes {
+            if tier.hasNotes, !lane.hasNoRoomForNotes {
                 let notes = tier.takeNotes()
                 lane.byteCountInFlight += SSDFormat.blockByteCount
                 spawn { await $0.write(notes, lane: number) }
@@ -35,7 +38,7 @@ extension SSDStore {
             } else {
                 if isStopping { return }
                 bell.want()
-                if tier.hasNotes || memory.hasDemotions { continue }
+                if tier.hasNotes && !lane.hasNoRoomForNotes || memory.hasDemotions { continue }
                 await work.wait()
             }
         }
@@ -109,8 +112,8 @@ extension SSDStore {
         work.notify()
         var results: [Bool] = []
         for sequence in sequences {
-            while !tier.isSettled(note: sequence), isWritable, !failedNotes.contains(sequence),
-                !isOverdue
+            while !tier.isSettled(note: sequence), isWritable, !isOverdue,
+                failedNotes[sequence, default: 0] < noteAttemptCountMax
             {
                 await notesChanged.wait()
             }
@@ -123,13 +126,21 @@ extension SSDStore {
 
     /// Room for a record in the lane's open segment, or in a new one; nil when there is none.
     func reserve(
-        _ lane: SSDLane<R>, blockCount: Int, entryCount: Int = 1, forReclaim: Bool = false
+        _ lane: SSDLane<R>, blockCount: Int, entryCount: Int = 1, forReclaim: Bool = false,
+        forNotes: Bool = false
     ) async -> (OpenSegment<R>, block: Int)? {
         let footer = FooterTable.blockCount(entryCount: entryCount)
-        guard 1 + blockCount + footer <= lane.segmentBlockCount else { return nil }
+        let kept = OpenSegment<R>.blockCountForNotes(of: lane.segmentBlockCount)
+        guard 1 + blockCount + footer + kept <= lane.segmentBlockCount else { return nil }
         while lane.retryAt == nil, !lane.isGone {
+            // The last segment is for what reclaim moves, until it has made room.
+            if !forReclaim, lane.isReclaiming, tier.freeSegmentCount(directory: lane.number) == 0 {
+                await lane.changed.wait()
+                continue
+            }
             if let open = lane.open,
-                let block = open.reserve(blockCount: blockCount, entryCount: entryCount)
+                let block = open.reserve(
+                    blockCount: blockCount, entryCount: entryCount, forNotes: forNotes)
             {
                 return (open, block)
             }
@@ -225,10 +236,10 @@ extension SSDStore {
         lane.byteCountInFlight -= SSDFormat.blockByteCount
         if isDurable {
             tier.settle(notes: notes)
-            for note in notes { failedNotes.remove(note.sequence) }
+            for note in notes { failedNotes[note.sequence] = nil }
         } else {
             tier.putBack(notes: notes)
-            for note in notes { failedNotes.insert(note.sequence) }
+            for note in notes { failedNotes[note.sequence, default: 0] += 1 }
         }
         lane.changed.notify()
         notesChanged.notify()
@@ -238,8 +249,11 @@ extension SSDStore {
         guard let first = notes.first else { return true }
         guard
             let (open, block) = await reserve(
-                lane, blockCount: 1, entryCount: notes.count, forReclaim: true)
-        else { return false }
+                lane, blockCount: 1, entryCount: notes.count, forReclaim: true, forNotes: true)
+        else {
+            lane.hasNoRoomForNotes = true
+            return false
+        }
         let record = RecordHeader(
             nonce: open.header.nonce, sequence: first.sequence, block: UInt32(block),
             content: .notes(notes.map(\.note)))

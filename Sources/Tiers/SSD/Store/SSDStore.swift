@@ -61,8 +61,8 @@ package actor SSDStore<R: Reactor> {
     let recordsChanged = Signal()
     /// A note was settled, or could not be written.
     let notesChanged = Signal()
-    /// Notes whose last writing failed.
-    var failedNotes: Set<UInt64> = []
+    /// How often the writing of a note that still waits has failed.
+    var failedNotes: [UInt64: Int] = [:]
     var isStopping = false
     /// Durable stores under way.
     var storeCount = 0
