@@ -152,7 +152,7 @@ class Bench:
     def measure_reads(self, value_bytes, depths):
         key_count = self.arguments.key_set_mebibytes * MEBIBYTE // value_bytes
         capacity = self.arguments.key_set_mebibytes * READ_CAPACITY_FACTOR
-        capacity = int(max(capacity, 8 * self.segment_bytes // MEBIBYTE))
+        capacity = int(max(capacity, 16 * self.segment_bytes // MEBIBYTE))
         with self.daemon(capacity, self.arguments.memory_mebibytes) as server:
             self.load(server, "fill", value_bytes=value_bytes, key_count=key_count,
                       connections=FILL_CONNECTIONS, acknowledge="ssd")

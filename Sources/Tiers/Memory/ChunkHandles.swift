@@ -36,6 +36,15 @@ package struct Reservation: ~Copyable, Sendable {
         return tier.commit(slot, generation, checksum: checksum, origin)
     }
 
+    /// The same, and keeps the chunk for the caller, who releases the hold once: a cold chunk could
+    /// be evicted before anybody else gets one. Nil when another was first.
+    consuming func commitHeld(checksum: UInt64, from origin: ChunkOrigin) -> Hold? {
+        isOpen = false
+        let hold = Hold(slot: slot, generation: generation)
+        let status = tier.commit(slot, generation, checksum: checksum, origin, holds: true)
+        return status == .ok ? hold : nil
+    }
+
     deinit {
         if isOpen { tier.abort(slot, generation) }
     }

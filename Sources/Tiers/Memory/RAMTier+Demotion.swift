@@ -17,6 +17,11 @@ extension RAMTier {
         package consuming func release() -> Hold { held.escape() }
     }
 
+    /// Another hold on a chunk that is held.
+    package func holdAgain(_ hold: Hold) -> Hold {
+        state.withLock { $0.hold(hold.slot).hold }
+    }
+
     /// The size of a chunk that is held.
     package func byteCount(of hold: Hold) -> Int {
         state.withLock { $0.table[hold.slot].byteCount }

@@ -195,7 +195,8 @@ package final class RAMTier: Sendable {
     }
 
     func commit(
-        _ slot: UInt32, _ generation: UInt32, checksum: UInt64, _ origin: ChunkOrigin
+        _ slot: UInt32, _ generation: UInt32, checksum: UInt64, _ origin: ChunkOrigin,
+        holds: Bool = false
     ) -> Status {
         let admitsNow = admission == .all
         return state.withLock { state in
@@ -217,6 +218,7 @@ package final class RAMTier: Sendable {
                 isCold ? state.policy.insertedColdest(slot) : state.policy.inserted(slot)
             }
             state.statistics.openReservationCount -= 1
+            if holds { _ = state.hold(slot) }
             return .ok
         }
     }

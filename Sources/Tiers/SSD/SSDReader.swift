@@ -15,7 +15,7 @@ package actor SSDReader<R: Reactor> {
     private nonisolated let promotion: Promotion
     private nonisolated let report: @Sendable (SSDEvent) -> Void
     private var attached: [R.File?] = []
-    private var loads: [ChunkName: Task<Status, Never>] = [:]
+    private var loads: [ChunkName: Load] = [:]
     private var readCount = 0
     private let turns = Signal()
 
@@ -49,82 +49,85 @@ package actor SSDReader<R: Reactor> {
 
     // MARK: Whole chunks
 
-    /// Brings a chunk into memory.
-    /// - Returns: `ok` when it is there now (an eviction may follow at once), `notFound`, `busy`
-    ///   when memory has no room, `deadlineExceeded`.
-    package func load(_ name: ChunkName, deadline: Instant) async -> Status {
-        if let load = loads[name] { return await load.value }
-        let load = Task(executorPreference: reactor.executor) {
-            await self.read(name, deadline: deadline)
-        }
-        loads[name] = load
-        let status = await load.value
-        loads[name] = nil
-        return status
+    /// A chunk that is being read, for all who want it.
+    private final class Load {
+        let task: Task<Result<Hold, Status>, Never>
+        /// Who has not taken a hold of its own yet.
+        var waiterCount = 0
+
+        init(_ task: Task<Result<Hold, Status>, Never>) { self.task = task }
     }
 
-    /// A hold on a chunk, from memory or read for it; nil with the reason when there is none. The
-    /// caller releases it.
+    /// A hold on a chunk, from memory or read for it, that the caller releases; or why there is
+    /// none: `notFound`, `busy` when memory has no room, `deadlineExceeded`.
     package func obtain(
         _ name: ChunkName, deadline: Instant
     ) async -> Result<Hold, Status> {
-        var status = Status.notFound
-        // It may be evicted between its reading and our hold, though hardly three times.
-        for _ in 0..<3 {
-            let now = reactor.now()
-            if let held = memory.hold(name.namespace, name.key, now: now) {
-                return .success(held.escape())
-            }
-            guard now < deadline else { return .failure(.deadlineExceeded) }
-            status = await load(name, deadline: deadline)
-            guard status == .ok else { break }
+        if let held = memory.hold(name.namespace, name.key, now: reactor.now()) {
+            return .success(held.escape())
         }
-        return .failure(status == .ok ? .busy : status)
+        let load = loads[name] ?? beginLoad(name, deadline: deadline)
+        load.waiterCount += 1
+        let result = await load.task.value
+        load.waiterCount -= 1
+        if load.waiterCount == 0, loads[name] === load { loads[name] = nil }
+        guard case .success(let hold) = result else { return result }
+        // The last one takes the load's own hold over.
+        if load.waiterCount == 0 { return .success(hold) }
+        return .success(memory.holdAgain(hold))
     }
 
-    private func read(_ name: ChunkName, deadline: Instant) async -> Status {
+    private func beginLoad(_ name: ChunkName, deadline: Instant) -> Load {
+        let load = Load(
+            Task(executorPreference: reactor.executor) {
+                await self.read(name, deadline: deadline)
+            })
+        loads[name] = load
+        return load
+    }
+
+    private func read(_ name: ChunkName, deadline: Instant) async -> Result<Hold, Status> {
         while readCount >= Self.readCountMax { await turns.wait() }
         readCount += 1
         defer {
             readCount -= 1
             turns.notify()
         }
-        // A chunk that reclaim moves meanwhile is looked for again.
-        for _ in 0..<3 {
+        // A chunk that reclaim moves meanwhile, or that another thread reads, is looked for again.
+        for _ in 0..<readAttemptCountMax {
             let now = reactor.now()
-            guard now < deadline else { return .deadlineExceeded }
-            if memory.isResident(name) { return .ok }
+            guard now < deadline else { return .failure(.deadlineExceeded) }
+            if let held = memory.hold(name.namespace, name.key, now: now) {
+                return .success(held.escape())
+            }
             guard
                 let located = tier.locate(name.namespace, name.key, now: now, asUse: .counts)
-            else { return .notFound }
+            else { return .failure(.notFound) }
             let reservation: Reservation
             switch await reserve(ChunkProposal(name, located.description), deadline) {
             case .reserved(let reserved): reservation = reserved
-            case .refused(.exists): return .ok
-            case .refused(let status): return status
-            case .callAgain: return .deadlineExceeded
+            case .refused(.exists): continue
+            case .refused(let status): return .failure(status)
+            case .callAgain: return .failure(.deadlineExceeded)
             }
-            let bytes = memory.wholeGranules(of: reservation.bytes)
-            do throws(IOFault) {
-                try await file(of: located.place).read(
-                    into: bytes, at: (UInt64(located.place.block) + 1) * blockByteCount)
-            } catch {
-                tier.noteRead(byteCount: 0, faulted: true)
-                return .notFound
+            guard let checksum = await readPayload(at: located.place, into: reservation.bytes)
+            else {
+                return .failure(.notFound)
             }
-            tier.noteRead(byteCount: bytes.count, faulted: false)
-            if await checksum(of: reservation.bytes) == located.description.checksum {
+            if checksum == located.description.checksum {
                 let origin = ChunkOrigin.ssd(isCold: promotion == .secondUse)
-                guard tier.commit(reservation, name, readFrom: located, origin) else { continue }
-                return .ok
+                if let hold = tier.commit(reservation, name, readFrom: located, origin) {
+                    return .success(hold)
+                }
+                continue
             }
             _ = consume reservation
             guard tier.isAt(located.place, name) else { continue }
             tier.condemn(located.place, name)
             reportMismatch(located.place)
-            return .notFound
+            return .failure(.notFound)
         }
-        return .notFound
+        return .failure(.busy)
     }
 
     private func reserve(
@@ -141,18 +144,52 @@ package actor SSDReader<R: Reactor> {
         }
     }
 
-    /// Piece by piece, so that other tasks of the thread run in between.
-    private func checksum(of bytes: PinnedBytes) async -> UInt64 {
-        guard bytes.count > Limits.pieceByteCountAlone else { return Checksum.of(bytes) }
-        let checksum = StreamingChecksum()
-        var done = 0
-        while done < bytes.count {
-            let count = min(Limits.pieceByteCountAlone, bytes.count - done)
-            checksum.add(bytes.slice(offset: done, count: count))
-            done += count
-            await reactor.yield()
+    /// Reads a chunk's bytes and gives their checksum; nil when the read failed.
+    ///
+    /// Piece by piece, so that the checksum of one is computed while the next are read, and other
+    /// tasks of the thread run in between.
+    private func readPayload(at place: SSDPlace, into bytes: PinnedBytes) async -> UInt64? {
+        let whole = memory.wholeGranules(of: bytes)
+        let pieceByteCount =
+            readCount <= fewReadCount ? Limits.pieceByteCountShared : Limits.pieceByteCountAlone
+        guard bytes.count > pieceByteCount else {
+            let isRead = await readPiece(place, 0, whole)
+            return isRead ? Checksum.of(bytes) : nil
         }
-        return checksum.value
+        var reads: [Task<Bool, Never>] = []
+        for offset in stride(from: 0, to: whole.count, by: pieceByteCount) {
+            let piece = whole.slice(
+                offset: offset, count: min(pieceByteCount, whole.count - offset))
+            reads.append(
+                Task(executorPreference: reactor.executor) {
+                    await self.readPiece(place, offset, piece)
+                })
+        }
+        let checksum = StreamingChecksum()
+        var isRead = true
+        for (index, read) in reads.enumerated() {
+            isRead = await read.value && isRead
+            let offset = index * pieceByteCount
+            if isRead {
+                checksum.add(
+                    bytes.slice(offset: offset, count: min(pieceByteCount, bytes.count - offset)))
+            }
+        }
+        return isRead ? checksum.value : nil
+    }
+
+    private func readPiece(
+        _ place: SSDPlace, _ offset: Int, _ bytes: PinnedBytes
+    ) async -> Bool {
+        do throws(IOFault) {
+            try await file(of: place).read(
+                into: bytes, at: (UInt64(place.block) + 1) * blockByteCount + UInt64(offset))
+            tier.noteRead(byteCount: bytes.count, faulted: false)
+            return true
+        } catch {
+            tier.noteRead(byteCount: 0, faulted: true)
+            return false
+        }
     }
 
     // MARK: Parts of chunks
@@ -275,3 +312,7 @@ extension ChunkProposal {
 }
 
 private let blockByteCount = UInt64(SSDFormat.blockByteCount)
+/// As long as there are no more reads, each is split in more pieces than the disk's queue needs.
+private let fewReadCount = 2
+/// Looks at a chunk that does not stay where it was.
+private let readAttemptCountMax = 8

@@ -149,18 +149,18 @@ package final class SSDTier: Sendable {
         state.withLock { $0.row(of: name, at: place) != nil }
     }
 
-    /// Makes a chunk that was read visible in memory, unless it was deleted or moved meanwhile:
-    /// then it must not come back.
+    /// Makes a chunk that was read visible in memory, and holds it there, unless it was deleted or
+    /// moved meanwhile: then it must not come back. Nil then, or when another reader was first.
     func commit(
         _ reservation: consuming Reservation, _ name: ChunkName, readFrom located: Located,
         _ origin: ChunkOrigin
-    ) -> Bool {
+    ) -> Hold? {
         var reservation: Reservation? = consume reservation
         return state.withLock { state in
-            guard state.row(of: name, at: located.place) != nil else { return false }
+            guard state.row(of: name, at: located.place) != nil else { return nil }
             // The memory's lock within ours: a deletion looks there once more after here.
-            _ = reservation.take()?.commit(checksum: located.description.checksum, from: origin)
-            return true
+            return reservation.take()?.commitHeld(
+                checksum: located.description.checksum, from: origin)
         }
     }
 
