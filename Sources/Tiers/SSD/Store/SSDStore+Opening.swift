@@ -233,6 +233,7 @@ extension SSDStore {
         var candidates: [Candidate] = []
         for name in names {
             guard let fileSlot = SSDFormat.segmentSlot(name: name) else { continue }
+            guard !isEmpty(name, lane) else { continue }
             lane.nextFileSlot = max(lane.nextFileSlot, fileSlot + 1)
             switch await inspect(name, fileSlot, lane) {
             case .foreign(let why):
@@ -248,6 +249,15 @@ extension SSDStore {
             }
         }
         return candidates
+    }
+
+    /// Whether a file was made and nothing else: then it is made anew when it is needed.
+    private func isEmpty(_ name: String, _ lane: SSDLane<R>) -> Bool {
+        do throws(IOFault) {
+            return try lane.directory.byteCount(of: name) == 0
+        } catch {
+            return false
+        }
     }
 
     private enum Inspection {
