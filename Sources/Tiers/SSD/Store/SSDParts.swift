@@ -70,8 +70,14 @@ final class Signal {
 
 /// Wakes the store's thread when there is something to write and it sleeps. Any thread.
 package final class SSDBell: Sendable {
+    /// A closure that stands in a `Mutex` by itself is wrapped once more at each look at it (Swift
+    /// 6.3.1), so that looks and calls take longer and longer, and the stack ends one day.
+    private struct Action {
+        let run: @Sendable () -> Void
+    }
+
     private let isWanted = Atomic<Bool>(false)
-    private let action = Mutex<(@Sendable () -> Void)?>(nil)
+    private let action = Mutex<Action?>(nil)
 
     package init() {}
 
@@ -79,14 +85,14 @@ package final class SSDBell: Sendable {
     package func ring() {
         guard isWanted.load(ordering: .relaxed) else { return }
         guard isWanted.exchange(false, ordering: .acquiringAndReleasing) else { return }
-        action.withLock { $0 }?()
+        action.withLock { $0 }?.run()
     }
 
     /// The store is about to sleep; it looks for work once more afterwards.
     func want() { isWanted.store(true, ordering: .sequentiallyConsistent) }
 
-    func onRing(_ action: @escaping @Sendable () -> Void) {
-        self.action.withLock { $0 = action }
+    func onRing(_ run: @escaping @Sendable () -> Void) {
+        action.withLock { $0 = Action(run: run) }
     }
 }
 
