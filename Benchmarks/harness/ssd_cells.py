@@ -18,6 +18,7 @@ VERIFY_CONNECTIONS = 4
 WRITE_DEPTH = 8
 INGEST_CONNECTIONS = 8
 DRAIN_SECONDS_MAX = 60
+FILL_SECONDS_MAX = 300
 # Room for what the log cannot use while it is full of chunks that must stay: the segment that is
 # open, and those that are kept free.
 READ_CAPACITY_FACTOR = 1.25
@@ -26,7 +27,8 @@ RESIDENT_MEBIBYTES = 64
 
 
 def write_memory_mebibytes(arguments):
-    """Memory budget while values are written: seconds of ingest, so that what GETs read stays."""
+    """Memory budget while values are written: as much as an ingest brings in the time in which all
+    that GETs read is read; an eighth is for values that are put together in shared memory."""
     return 128 if arguments.quick else 3072
 
 
@@ -42,6 +44,11 @@ class Bench:
         self.disk_folder = disk_folder
         self.socket_folder = socket_folder
         self.segment_bytes = (16 if arguments.quick else 256) * MEBIBYTE
+        quick = arguments.quick
+        self.read_sizes = (256 << 10,) if quick else (MEBIBYTE, 4 * MEBIBYTE)
+        self.read_depths = (1, 8) if quick else (1, 8, 32)
+        self.write_sizes = (256 << 10,) if quick else (MEBIBYTE, 4 * MEBIBYTE)
+        self.durable_sizes = (64 << 10,) if quick else (64 << 10, *self.write_sizes)
         self.with_fio = fio.is_installed() and not arguments.without_fio
         self.printed_command = False
 
@@ -132,10 +139,9 @@ class Bench:
         if unknown:
             raise HarnessError(f"no part is called {', '.join(unknown)}; there are "
                                f"{', '.join(PARTS)}")
-        quick = self.arguments.quick
         if "reads" in parts:
-            for value_bytes in (256 << 10, 1 << 20) if quick else (1 << 20, 4 << 20):
-                self.measure_reads(value_bytes, (1, 8) if quick else (1, 8, 32))
+            for value_bytes in self.read_sizes:
+                self.measure_reads(value_bytes)
         if set(parts) - {"reads"}:
             with self.daemon(self.arguments.capacity_mebibytes,
                              write_memory_mebibytes(self.arguments)) as server:
@@ -144,12 +150,15 @@ class Bench:
 
     def overwrite_once(self, server):
         """Brings the log to its steady state, in which segments are used again."""
-        value_bytes = MEBIBYTE
-        count = self.arguments.capacity_mebibytes * 9 // 8 // FILL_CONNECTIONS
-        self.load(server, "put", value_bytes=value_bytes, connections=FILL_CONNECTIONS,
-                  acknowledge="ssd", operations_max=count, milliseconds=600000)
+        enough = self.arguments.capacity_mebibytes * MEBIBYTE * 9 // 8
+        deadline = time.monotonic() + FILL_SECONDS_MAX
+        while self.stat(server)["ssd_written_bytes"] < enough:
+            if time.monotonic() > deadline:
+                raise HarnessError(f"kvstored did not write {enough >> 20} MiB in "
+                                   f"{FILL_SECONDS_MAX} s")
+            self.put(server, self.write_sizes[-1], FILL_CONNECTIONS, 1000, "put-local")
 
-    def measure_reads(self, value_bytes, depths):
+    def measure_reads(self, value_bytes):
         key_count = self.arguments.key_set_mebibytes * MEBIBYTE // value_bytes
         capacity = self.arguments.key_set_mebibytes * READ_CAPACITY_FACTOR
         capacity = int(max(capacity, 16 * self.segment_bytes // MEBIBYTE))
@@ -161,7 +170,7 @@ class Bench:
             with self.fio_file(server, key_count * value_bytes) as yardstick:
                 reader = Reader(self, server, value_bytes, key_count)
                 for round_number in self.rounds:
-                    for depth in self.shuffled(depths):
+                    for depth in self.shuffled(self.read_depths):
                         self.read_round(reader, yardstick, depth, round_number)
 
     def read_round(self, reader, yardstick, depth, round_number):
@@ -180,16 +189,15 @@ class Bench:
             self.results.add("transfer", place, round_number, run())
 
     def measure_writing(self, server, parts):
-        quick = self.arguments.quick
         file_mebibytes = self.arguments.capacity_mebibytes * 2 // 3
         with self.fio_file(server, file_mebibytes * MEBIBYTE) as yardstick:
             for round_number in self.rounds:
                 if "writes" in parts:
-                    for value_bytes in self.shuffled((MEBIBYTE, 4 * MEBIBYTE)):
+                    for value_bytes in self.shuffled(self.write_sizes):
                         self.write_round(server, yardstick, value_bytes, round_number)
                 if "durable" in parts:
-                    sizes = (64 << 10, MEBIBYTE) if quick else (64 << 10, MEBIBYTE, 4 * MEBIBYTE)
-                    places = [(size, clients) for size in sizes for clients in (1, 8)]
+                    places = [(size, clients) for size in self.durable_sizes
+                              for clients in (1, 8)]
                     for value_bytes, clients in self.shuffled(places):
                         self.durable_round(server, yardstick, value_bytes, clients, round_number)
         if "interference" in parts:
@@ -240,11 +248,12 @@ class Bench:
         """GETs of chunks that are in memory, over TCP, with and without PUTs at full speed."""
         background = {} if ingest == "off" else {
             "background_operation": "put-local", "background_connections": INGEST_CONNECTIONS,
-            "background_value_bytes": 4 * MEBIBYTE, "acknowledge": "ssd"}
+            "background_value_bytes": self.write_sizes[-1], "acknowledge": "ssd"}
+        resident_mebibytes = 8 if self.arguments.quick else RESIDENT_MEBIBYTES
         before = self.stat(server)
         row = self.load(
             server, "get", "tcp", value_bytes=MEBIBYTE, connections=connections,
-            key_set_mebibytes=RESIDENT_MEBIBYTES, order_seed=1 + self.random.getrandbits(32),
+            key_set_mebibytes=resident_mebibytes, order_seed=1 + self.random.getrandbits(32),
             milliseconds=self.arguments.milliseconds, **background)
         row["ssd_reads"] = self.drained(server).since(before, "ssd_hits")
         self.results.add("interference", {"connections": connections, "ingest": ingest},
