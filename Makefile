@@ -37,10 +37,15 @@ simulate:  ## Crash a simulated node under SEEDS=10000 seeds
 fuzz:  ## Fuzz every decoder for ten minutes
 	Fuzz/run --seconds 600
 
+crash-test: setup  ## Kill the daemon RUNS times (1000) under load, compare what it kept (SEED)
+	swift build -c release --product kvstored
+	dev/crash-test --runs $(or $(RUNS),1000) $(if $(SEED),--seed $(SEED))
+
 format:  ## Format all Swift files
 	dev/format
 
 generate:  ## Rewrite the generated documents
 	dev/generate
 
-.PHONY: help setup test demo bench bench-ssd bench-ssd-recovery simulate fuzz format generate
+.PHONY: help setup test demo bench bench-ssd bench-ssd-recovery simulate fuzz crash-test format \
+	generate

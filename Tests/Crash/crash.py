@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from typing import NamedTuple
@@ -28,6 +29,9 @@ KINDS = ("wrong_bytes", "lost_durable", "resurrected", "broken")
 FINDINGS_TOLD_MAX = 8
 CREWS, CLIENTS_PER_CREW = 2, 4
 CHECK_SECONDS_MAX = 120.0
+OBSERVER_PAUSE_SECONDS = 0.005
+# Lives under load in which no durable PUT is answered at all; some loads are very short.
+SILENT_LIVES_MAX = 8
 # How a life ends, and how often.
 ENDS = {
     "in load": 56,  # at a random time under load
@@ -35,14 +39,21 @@ ENDS = {
     "in recovery": 12,  # before it is ready, mostly
     "in a checkpoint": 8,  # as soon as one is being written
     "in a stop": 6,  # soon after SIGTERM under load
-    "clean stop": 4,  # SIGTERM without load, to its end
+    "clean stop": 4,  # SIGTERM after the load, to its end
 }
 
 
 class Setting(NamedTuple):
-    """What a store is run with. Live chunks fit several times over, so that only dead ones have to
-    make room; but in an overfull one, the store has to evict."""
+    """What a store is run with, one of three kinds.
 
+    - *roomy*: there is room for all that is ever written, so that nothing may be evicted, and
+      every promise holds;
+    - *tight*: live chunks fit well, but segments are reclaimed all the time; every promise holds
+      here too, unless the store says that it evicted something;
+    - *overfull*: live chunks do not fit, so only what is pinned stays for sure.
+    """
+
+    kind: str
     directory_count: int
     segment_mib: int
     capacity_mib: int
@@ -50,25 +61,50 @@ class Setting(NamedTuple):
     scrub_rate: str
     keys_per_client: int
     sizes: tuple
-    is_overfull: bool
 
     @staticmethod
     def random(source):
-        is_overfull = source.random() < 0.15
+        kind = source.choices(("roomy", "tight", "overfull"), (40, 45, 15))[0]
         keys_per_client, sizes = source.choice((
             (100, (1, 1 << 20)), (100, (1, 1 << 20)), (250, (1, 1 << 16)),
             (20, (1 << 16, 1 << 20))))
-        if is_overfull:
+        if kind == "overfull":
             keys_per_client, sizes = 100, (1 << 14, 1 << 20)
         return Setting(
+            kind=kind,
             directory_count=source.choice((1, 1, 2)),
             segment_mib=source.choice((2, 4, 4, 8)),
-            capacity_mib=64 if is_overfull else source.choice((160, 192, 256)),
+            capacity_mib={"roomy": 8_192, "tight": source.choice((128, 160, 192)),
+                          "overfull": 64}[kind],
             memory_mib=source.choice((24, 32, 48)),
             scrub_rate=source.choice(("0", "4MiB")),
             keys_per_client=keys_per_client,
-            sizes=sizes,
-            is_overfull=is_overfull)
+            sizes=sizes)
+
+
+class Observer(threading.Thread):
+    """Asks a daemon for its counters again and again, so that the last answer is a fresh one."""
+
+    def __init__(self, port):
+        super().__init__(daemon=True)
+        self.port = port
+        self.counters = {}
+        self.fault = None
+        self.start()
+
+    def run(self):
+        try:
+            connection = Connection(self.port, "default")
+            try:
+                while True:
+                    self.counters = connection.stat()
+                    time.sleep(OBSERVER_PAUSE_SECONDS)
+            finally:
+                connection.close()
+        except Lost:
+            pass
+        except Broken as error:
+            self.fault = error
 
 
 class Store:
@@ -86,16 +122,19 @@ class Store:
         for directory in self.directories:
             directory.mkdir(parents=True)
         shape = Shape(self.seed, CREWS * CLIENTS_PER_CREW, self.setting.keys_per_client,
-                      self.setting.sizes, not options.without_ssd, self.setting.is_overfull)
+                      self.setting.sizes, not options.without_ssd,
+                      self.setting.kind == "overfull")
         self.crews = [Crew(shape, range(index * CLIENTS_PER_CREW, (index + 1) * CLIENTS_PER_CREW))
                       for index in range(CREWS)]
         self.lives = 0
         self.kills = 0
+        self.silent_lives = 0
         self.start_seconds = 0.05
-        self.has_evicted = False
+        self.has_stopped_cleanly = self.has_evicted = False
         self.findings = []
         self.counts = Counter()
         self.daemon = None
+        self.last_counters = [{}, {}]  # what the daemon said at the ends of the last two lives
 
     def arguments(self):
         """The daemon's, but for those that every daemon of the test has."""
@@ -121,29 +160,48 @@ class Store:
         self.daemon = Daemon(self.options.kvstored, self.folder, self.arguments())
         self.counts[f"ended {end}"] += 1
         if end == "in recovery":
-            time.sleep(self.random.uniform(0, 1.5 * self.start_seconds))
+            # What it may evict once it is ready should not go unseen.
+            self.daemon.wait_until_ready(self.random.uniform(0, 1.5 * self.start_seconds))
             self.kill()
             return
         waited = self.daemon.wait_until_ready()
+        observer = Observer(self.daemon.port)
         self.start_seconds = 0.8 * self.start_seconds + 0.2 * waited
         life = Life(
             port=self.daemon.port, seed=self.random.getrandbits(64),
-            check_share=self.random.choice((1.0, 1.0, 0.3)), is_loaded=end != "clean stop",
+            check_share=self.random.choice((1.0, 1.0, 0.3)),
+            is_after_clean_stop=self.has_stopped_cleanly and not self.has_evicted,
             is_after_eviction=self.has_evicted)
-        self.has_evicted = False
+        self.has_stopped_cleanly = self.has_evicted = False
         for crew in self.crews:
             crew.run(life)
         try:
-            self.work(end)
+            self.work(end, life)
         finally:
-            if self.daemon.is_running():
-                self.kill()
-            for crew in self.crews:
-                findings, counts = crew.report(is_stopped=True)
-                self.findings += findings
-                self.counts += counts
+            self.daemon.kill()
+            answered = self.durable_put_count()
+            self.take_reports()
+            self.note_counters(observer)
+        if self.durable_put_count() > answered:
+            self.silent_lives = 0
+        elif end != "early":
+            self.silent_lives += 1
+        if self.silent_lives > SILENT_LIVES_MAX:
+            raise DaemonFault(f"has answered no durable PUT in {self.silent_lives} lives")
 
-    def work(self, end):
+    def durable_put_count(self):
+        """Those that were answered so far."""
+        return sum(value for name, value in self.counts.items()
+                   if name.startswith("PUT durable "))
+
+    def take_reports(self):
+        """Waits for the clients to end this life: by the daemon's end, or told so."""
+        for crew in self.crews:
+            findings, counts = crew.report()
+            self.findings += findings
+            self.counts += counts
+
+    def work(self, end, life):
         """Waits for the moment at which this life ends, and ends it."""
         if end == "early":
             time.sleep(self.random.uniform(0, 0.15))
@@ -152,10 +210,11 @@ class Store:
                 if not crew.wait_until_checked(CHECK_SECONDS_MAX):
                     raise DaemonFault(f"clients still read after {CHECK_SECONDS_MAX:.0f} s")
         if end == "clean stop":
-            self.stop_cleanly()
+            time.sleep(self.random.uniform(0, 0.3))
+            self.stop_cleanly(life)
             return
         if end in ("in load", "in a stop"):
-            self.pause(self.random.choice((0.02, 0.2, 0.4, 0.4, 0.7)))
+            time.sleep(self.random.uniform(0, self.random.choice((0.02, 0.2, 0.4, 0.4, 0.7))))
         elif end == "in a checkpoint":
             self.await_checkpoint(1.0)
         if not self.daemon.is_running():
@@ -172,30 +231,23 @@ class Store:
         elif status or not may_have_ended:
             raise DaemonFault(f"ended by itself: {status}")
 
-    def pause(self, seconds_max):
-        """Waits for a random time under load, then looks whether the store gave up chunks."""
-        time.sleep(self.random.uniform(0, seconds_max))
-        self.note_counters()
-        time.sleep(self.random.uniform(0, 0.02))
-
-    def note_counters(self):
-        """Sums up what the daemon says of itself; it counts from 0 in each life."""
-        try:
-            connection = Connection(self.daemon.port, "default")
-            try:
-                counters = connection.stat()
-            finally:
-                connection.close()
-        except Lost:
-            return {}
-        for name, value in counters.items():
+    def note_counters(self, observer):
+        """Sums up what the daemon said of itself; it counts from 0 in each life."""
+        observer.join()
+        if observer.fault:
+            raise observer.fault
+        self.last_counters = [self.last_counters[1], observer.counters]
+        for name, value in observer.counters.items():
             if name.startswith("ssd_"):
                 self.counts[name] += value
-        if counters.get("ssd_chunks_evicted"):
+        if observer.counters.get("ssd_chunks_evicted"):
             self.has_evicted = True
-            if not self.setting.is_overfull:
+            self.findings = [found for found in self.findings if not found.may_be_eviction]
+            if self.setting.kind != "overfull":
                 self.counts["lives whose promises are void: chunks were evicted"] += 1
-        return counters
+        # What was not written while there was room in memory may be gone after a stop.
+        if observer.counters.get("ssd_chunks_skipped"):
+            self.has_stopped_cleanly = False
 
     def await_checkpoint(self, seconds_max):
         """Returns in the middle of one, or when there was none."""
@@ -208,11 +260,16 @@ class Store:
                 return
             time.sleep(0.000_2)
 
-    def stop_cleanly(self):
-        """Ends it in order; what is durable is there afterwards, as after a kill."""
-        self.note_counters()
+    def stop_cleanly(self, life):
+        """Everything that is there when the load has ended is there after a clean stop, unless the
+        store said that it could not write something."""
+        self.take_reports()
+        for crew in self.crews:
+            crew.look(life)
+        self.take_reports()
         self.daemon.terminate()
         self.daemon.wait_until_stopped()
+        self.has_stopped_cleanly = True
 
     # --- The directories --------------------------------------------------------------------
 
@@ -234,6 +291,9 @@ class Store:
             print(f"  {found.kind}: {found.text}")
         if len(self.findings) > FINDINGS_TOLD_MAX:
             print(f"  and {len(self.findings) - FINDINGS_TOLD_MAX} more")
+        for when, counters in zip(("the life before", "this life"), self.last_counters):
+            told = {name: value for name, value in counters.items() if name.startswith("ssd_")}
+            print(f"  counters at the end of {when}: {told}")
         print(f"  kept: {self.folder}")
         print("  its log ends:\n" + self.daemon.log_tail(), flush=True)
 
@@ -252,6 +312,7 @@ class Campaign:
     def __init__(self, options):
         self.options = options
         self.kills = self.lives = self.stores = self.failed_stores = 0
+        self.next_store = options.store
         self.counts = Counter()
         self.found = Counter()
         self.began_at = time.monotonic()
@@ -259,7 +320,8 @@ class Campaign:
     def run(self):
         while self.kills < self.options.runs and self.failed_stores < self.options.failures:
             self.stores += 1
-            self.run_store(Store(self.options, self.stores))
+            self.run_store(Store(self.options, self.next_store))
+            self.next_store += 1
         return not any(self.found.values())
 
     def run_store(self, store):
@@ -303,6 +365,8 @@ def parse_arguments(arguments):
         prog="dev/crash-test", description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=1_000, help="kills (1000)")
     parser.add_argument("--seed", type=int, default=None, help="(a random one, printed)")
+    parser.add_argument("--store", type=int, default=1, metavar="NUMBER",
+                        help="begin with this store of the seed (1)")
     parser.add_argument("--kvstored", default=None, metavar="PATH",
                         help="the daemon ($KVSTORED, else the release build, else the debug build)")
     parser.add_argument("--work", type=pathlib.Path, default=TOP / "build" / "crash",

@@ -35,7 +35,7 @@ class Shape(NamedTuple):
     keys_per_client: int
     sizes: tuple  # smallest and largest byte count of a chunk
     is_durable_expected: bool  # else every promise is ignored: a daemon without SSD
-    is_overfull: bool  # the live chunks do not fit: only what is pinned stays for sure
+    needs_pins: bool  # chunks may be evicted: only what is pinned stays for sure
 
 
 class Life(NamedTuple):
@@ -44,18 +44,20 @@ class Life(NamedTuple):
     port: int
     seed: int
     check_share: float  # of the keys, read before the load begins
-    is_loaded: bool
+    is_after_clean_stop: bool  # what was seen before must be found
     is_after_eviction: bool  # the store said that it gave up chunks: nothing is promised
 
 
 class Client(threading.Thread):
     """One connection's work in one life of the daemon. The keys outlive it."""
 
-    def __init__(self, shape, life, number, keys, stop):
+    def __init__(self, shape, life, number, keys, stop, only_looks=False):
         super().__init__(daemon=True)
+        self.only_looks = only_looks
         self.shape, self.life, self.keys, self.stop = shape, life, keys, stop
         self.namespace = NAMESPACES[number % len(NAMESPACES)]
         self.random = random.Random(f"{life.seed} {number}")
+        self.pin_share = 0.12 if shape.needs_pins else 0.02
         self.connection = None
         self.findings = []
         self.failed_keys = set()
@@ -65,10 +67,12 @@ class Client(threading.Thread):
     def run(self):
         try:
             self.connection = Connection(self.life.port, self.namespace)
+            if self.only_looks:
+                self.look_at_the_end()
+                return
             self.check()
             self.has_checked.set()
-            if self.life.is_loaded:
-                self.load()
+            self.load()
         except Lost:
             pass
         except Broken as error:
@@ -103,6 +107,13 @@ class Client(threading.Thread):
             self.get(keys[start:start + GET_KEYS])
         self.counts["keys checked after a start"] += len(keys)
 
+    def look_at_the_end(self):
+        """Notes what a clean stop must keep."""
+        for key in self.keys:
+            key.look_again()
+        for start in range(0, len(self.keys), LOOKUP_KEYS):
+            self.look_up(self.keys[start:start + LOOKUP_KEYS])
+
     def get(self, keys):
         asked_at = time.time()
         chunks = self.connection.get([key.key for key in keys])
@@ -120,6 +131,7 @@ class Client(threading.Thread):
 
     def get_again(self, key):
         """A miss of a chunk that must be there is a loss if it stays away."""
+        now = time.time()
         # One that lost much needs not be asked twice for each key.
         for attempt in range(RETRY_COUNT if len(self.findings) < 3 else 0):
             time.sleep(RETRY_SECONDS)
@@ -268,7 +280,7 @@ class Client(threading.Thread):
             if share < 0.50:
                 keys = self.some(burst, lambda key: not key.visible)
                 self.put(keys, share < 0.25)
-                if share < 0.03 and self.shape.is_durable_expected:
+                if share < self.pin_share and self.shape.is_durable_expected:
                     # At once, before they can be evicted.
                     self.pin([key for key in keys if key.promised == {key.next_number - 1}])
             elif share < 0.70:
@@ -305,9 +317,13 @@ class Crew:
         self.pipe.send(("checked", seconds))
         return self.pipe.recv()
 
-    def report(self, is_stopped):
-        """Ends a life: findings and counts. `is_stopped`: by us; else by the daemon's end."""
-        self.pipe.send(("report", is_stopped))
+    def look(self, life):
+        """Notes what is there when nobody loads the daemon any more; `report` waits for it."""
+        self.pipe.send(("look", life))
+
+    def report(self):
+        """Ends the clients' work, if the daemon's end has not: findings and counts."""
+        self.pipe.send(("report", None))
         return self.pipe.recv()
 
     def end(self):
@@ -321,7 +337,7 @@ def _work(shape, numbers, pipe):
     """A crew's process."""
     contents = Contents(shape.seed, shape.sizes)
     # Clients of different namespaces share their keys' bytes, pair by pair.
-    keys = {number: [Key(contents, number, index, number // len(NAMESPACES), shape.is_overfull)
+    keys = {number: [Key(contents, number, index, number // len(NAMESPACES), shape.needs_pins)
                      for index in range(shape.keys_per_client)] for number in numbers}
     clients, stop = [], threading.Event()
     while True:
@@ -331,32 +347,34 @@ def _work(shape, numbers, pipe):
             return
         if order == "end":
             return
-        if order == "run":
+        if order in ("run", "look"):
             stop.clear()
-            clients = _start(shape, argument, keys, stop)
+            if order == "run":
+                _begin_life(shape, argument, keys)
+            clients = [Client(shape, argument, number, own, stop, only_looks=order == "look")
+                       for number, own in keys.items()]
+            for client in clients:
+                client.start()
         elif order == "checked":
             end = time.monotonic() + argument
             pipe.send(all(client.has_checked.wait(max(0, end - time.monotonic()))
                           for client in clients))
         else:
-            if argument:
-                stop.set()
+            stop.set()
             for client in clients:
                 client.join()
             findings = [found for client in clients for found in client.findings]
             pipe.send((findings, sum((client.counts for client in clients), Counter())))
+            clients = []
 
 
-def _start(shape, life, keys, stop):
-    """The clients of a life, at work."""
+def _begin_life(shape, life, keys):
+    """What the end of the life before means for the models."""
     now = time.time()
-    clients = []
-    for number, own in keys.items():
+    for own in keys.values():
         for key in own:
+            if life.is_after_clean_stop:
+                key.stopped_cleanly()
             if life.is_after_eviction or not shape.is_durable_expected:
                 key.evicted()
             key.restarted(now)
-        clients.append(Client(shape, life, number, own, stop))
-    for client in clients:
-        client.start()
-    return clients

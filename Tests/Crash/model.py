@@ -14,7 +14,7 @@ has *versions*: each PUT that is sent is a new one, with bytes of its own. It ke
 The rules are those of docs/protocol.md: a PUT stores if the key is absent; `ok` and `exists` to a
 PUT that wants it durable are promises; a DELETE that is answered `ok` or `notFound` is for good;
 what was not answered may have happened or not. A cache may forget whatever it has not promised. In
-a store that has to evict, a promise holds for chunks that are pinned.
+a store that may evict, a promise holds for chunks that are pinned.
 """
 import hashlib
 import math
@@ -37,6 +37,7 @@ class Finding(NamedTuple):
 
     kind: str  # wrong_bytes, lost_durable, resurrected or broken
     text: str
+    may_be_eviction: bool = False  # it is none if the store evicted something in the same life
 
 
 class Version:
@@ -122,14 +123,14 @@ class Contents:
 class Key:
     """One key of one client."""
 
-    __slots__ = ("client", "contents", "dead", "index", "is_pinned", "key", "layout",
+    __slots__ = ("client", "contents", "dead", "index", "is_pinned", "is_seen", "key", "layout",
                  "needs_pin", "next_number", "possible", "promised", "visible")
 
     def __init__(self, contents, client, index, namespace_twin, needs_pin=False):
         """`namespace_twin` names the same key bytes in several namespaces. `needs_pin`: the store
-        has to evict."""
+        may evict."""
         self.contents, self.client, self.index = contents, client, index
-        self.needs_pin, self.is_pinned = needs_pin, False
+        self.needs_pin, self.is_pinned, self.is_seen = needs_pin, False, False
         text = struct.pack("<QII", contents.seed % 2**64, namespace_twin, index)
         self.key = hashlib.sha256(text).digest()
         self.layout = hashlib.sha256(text + struct.pack("<I", client)).digest()[:16]
@@ -149,7 +150,8 @@ class Key:
 
     def finding(self, kind, text):
         """A finding, after which nothing is expected of the key until it is deleted."""
-        found = Finding(kind, f"{text}\n    {self}\n    dead: {dict(list(self.dead.items())[-8:])}")
+        found = Finding(kind, f"{text}\n    {self}\n    dead: {dict(list(self.dead.items())[-8:])}",
+                        may_be_eviction=kind == "lost_durable" and not self.is_pinned)
         self.promised = frozenset()
         self.visible = set(self.possible)
         return found
@@ -171,11 +173,21 @@ class Key:
                   "expired")
         self.visible = set(self.possible)
         self.promised &= self.visible
+        self.is_seen = False
 
     def evicted(self):
         """The store says that it evicted something: it may be this."""
         if not self.is_pinned:
             self.promised = frozenset()
+
+    def stopped_cleanly(self):
+        """What was seen at the end of a life is now promised."""
+        if self.is_seen:
+            self.promised = frozenset(self.visible)
+
+    def look_again(self):
+        """The life is about to end, and what is seen from now on counts."""
+        self.is_seen = False
 
     def is_promised(self, now):
         """Whether it must be found."""
@@ -284,6 +296,7 @@ class Key:
             return self.finding("resurrected", f"LOOKUP finds {record.byte_count} bytes")
         if record.byte_count not in sizes:
             return self.finding("wrong_bytes", f"LOOKUP finds {record.byte_count} bytes")
+        self.is_seen = True
         return self._life_is_wrong(self.visible, record.remaining_ms, asked_at, now)
 
     def got(self, chunk, asked_at, now):

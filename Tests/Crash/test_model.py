@@ -193,12 +193,16 @@ def test_eviction_voids_promises_but_for_pins(key):
     assert key.pin_answered(OK, NOW) is None
     key.evicted()
     assert key.is_promised(NOW)
+    assert not key.missed(NOW).may_be_eviction
+    put(key)
+    assert key.missed(NOW).may_be_eviction
+    put(key)
     key.unpin_sent()
     key.evicted()
     assert not key.is_promised(NOW)
 
 
-def test_an_overfull_store_promises_what_is_pinned():
+def test_a_store_that_may_evict_promises_what_is_pinned():
     key = Key(Contents(7, (1, 1 << 16)), 0, 0, 0, needs_pin=True)
     put(key)
     assert key.missed(NOW) is None
@@ -211,6 +215,19 @@ def test_a_pin_shows_what_is_there(key):
     assert key.pin_answered(OK, NOW).kind == "resurrected"
     put(key)
     assert key.pin_answered(NOT_FOUND, NOW).kind == "lost_durable"
+
+
+def test_a_clean_stop_promises_what_was_there_at_its_end(key):
+    number, _ = put(key, is_durable=False)
+    key.look_again()
+    key.stopped_cleanly()
+    key.restarted(NOW)
+    assert key.missed(NOW) is None
+    size = key.possible[number].byte_count
+    assert key.looked_up(Record(OK, 1, size, FOR_EVER), NOW, NOW) is None
+    key.stopped_cleanly()
+    key.restarted(NOW)
+    assert key.missed(NOW).kind == "lost_durable"
 
 
 def test_statuses_that_make_no_sense_are_no_answer(key):
