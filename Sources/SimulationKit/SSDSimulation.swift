@@ -27,6 +27,13 @@ package final class SSDSimulation: @unchecked Sendable {
     /// A stop may take this long beyond what it was given: a slow disk's last transfers.
     private static let stopMillisecondsMax: UInt64 = 60_000
 
+    /// Steps between two looks at the run: a tenth of them is a lot.
+    private static var limits: RunLimits {
+        var limits = RunLimits()
+        limits.stepCountMax = 500_000
+        return limits
+    }
+
     /// A world that follows from `seed`, or from `plan` where that is given.
     package init(seed: UInt64, plan given: SSDSimulationPlan? = nil) {
         let plan = given ?? SSDSimulationPlan(seed: seed)
@@ -133,14 +140,14 @@ package final class SSDSimulation: @unchecked Sendable {
             scheduler.at(scheduler.now.adding(milliseconds: milliseconds)) { isDue = true }
         case nil: break
         }
-        try scheduler.run {
+        try scheduler.run(limits: Self.limits) {
             node.isServing || isDue || disk.operationCount >= operationCountMax
         }
         if node.isServing { noteOpening(node) }
         if node.isServing, random.below(2) == 0 { startAudit() }
         if node.isServing, random.below(4) == 0 { startScrub(node) }
         if node.isServing, plan.rotsChunks { rotChunks(node) }
-        try scheduler.run {
+        try scheduler.run(limits: Self.limits) {
             isDue || disk.operationCount >= operationCountMax || clientsAreDone
         }
         if case .stop? = end, node.isServing, !clientsAreDone {
@@ -230,10 +237,10 @@ package final class SSDSimulation: @unchecked Sendable {
         world.network.faults = NetworkFaults()
         if random.below(2) == 0 { crash(node) } else { try stop(node, mayCrash: false) }
         let last = startNode()
-        try scheduler.run { last.isServing }
+        try scheduler.run(limits: Self.limits) { last.isServing }
         noteOpening(last)
         startAudit()
-        try scheduler.run { auditor.isIdle }
+        try scheduler.run(limits: Self.limits) { auditor.isIdle }
         try stop(last, mayCrash: false)
     }
 
@@ -256,7 +263,7 @@ package final class SSDSimulation: @unchecked Sendable {
         let crashesAt =
             mayCrash && random.below(4) == 0 ? disk.operationCount + random.below(40) : Int.max
         node.stop(graceMilliseconds: grace, storeMilliseconds: rest)
-        try scheduler.run {
+        try scheduler.run(limits: Self.limits) {
             node.hasStopped || disk.operationCount >= crashesAt || scheduler.now > bound
         }
         guard node.hasStopped else {

@@ -33,6 +33,8 @@ package struct SSDSegment: Hashable, Sendable {
     /// Chunks that the index has here, and their bytes.
     package var liveCount = 0
     package var liveByteCount = 0
+    /// Blocks of their records.
+    package var liveBlockCount = 0
 
     package init(directory: Int, fileSlot: UInt32, state: State) {
         self.directory = directory

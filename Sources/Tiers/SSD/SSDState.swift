@@ -52,8 +52,7 @@ struct SSDState: ~Copyable {
     mutating func drop(_ row: UInt32) {
         let entry = index[row]
         let byteCount = Int(entry.byteCount)
-        segments[Int(entry.segment)].liveCount -= 1
-        segments[Int(entry.segment)].liveByteCount -= byteCount
+        countLive(-1, in: Int(entry.segment), byteCount: byteCount)
         statistics.chunkCount -= 1
         statistics.chunkByteCount -= byteCount
         index.remove(row, bindings)
@@ -71,8 +70,7 @@ struct SSDState: ~Copyable {
             state: state)
         let row = index.insert(entry, of: chunk.namespace)
         bindings.add(number, byteCount: chunk.byteCount)
-        segments[Int(place.segment)].liveCount += 1
-        segments[Int(place.segment)].liveByteCount += chunk.byteCount
+        countLive(1, in: Int(place.segment), byteCount: chunk.byteCount)
         statistics.chunkCount += 1
         statistics.chunkByteCount += chunk.byteCount
         return row
@@ -81,12 +79,16 @@ struct SSDState: ~Copyable {
     /// Moves an entry to another record of the same chunk.
     mutating func move(_ row: UInt32, to place: SSDPlace) {
         let byteCount = Int(index[row].byteCount)
-        let old = Int(index[row].segment)
-        segments[old].liveCount -= 1
-        segments[old].liveByteCount -= byteCount
-        segments[Int(place.segment)].liveCount += 1
-        segments[Int(place.segment)].liveByteCount += byteCount
+        countLive(-1, in: Int(index[row].segment), byteCount: byteCount)
+        countLive(1, in: Int(place.segment), byteCount: byteCount)
         index[row].place = place
+    }
+
+    /// Counts a chunk in or out.
+    private mutating func countLive(_ sign: Int, in segment: Int, byteCount: Int) {
+        segments[segment].liveCount += sign
+        segments[segment].liveByteCount += sign * byteCount
+        segments[segment].liveBlockCount += sign * (1 + SSDFormat.blockCount(byteCount))
     }
 
     mutating func takeSequence() -> UInt64 {

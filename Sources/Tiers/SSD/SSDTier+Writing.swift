@@ -222,11 +222,11 @@ extension SSDTier {
         }
     }
 
-    /// Bytes of the chunks that the index has in a directory.
-    func liveByteCount(directory: Int) -> Int {
+    /// Blocks of the records that the index has in a directory.
+    func liveBlockCount(directory: Int) -> Int {
         state.withLock { state in
             state.segments.reduce(0) {
-                $1.directory == directory ? $0 + $1.liveByteCount : $0
+                $1.directory == directory ? $0 + $1.liveBlockCount : $0
             }
         }
     }

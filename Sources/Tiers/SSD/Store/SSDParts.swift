@@ -172,6 +172,8 @@ final class SSDLane<R: Reactor> {
     var byteCountInFlight = 0
     var isRolling = false
     var isReclaiming = false
+    /// Segments in a row that were emptied and left no more free than before.
+    var fruitlessReclaimCount = 0
     var isEvacuating = false
     var isGone = false
     /// Something that a task of this lane may wait for has changed.

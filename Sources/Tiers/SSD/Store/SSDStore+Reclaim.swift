@@ -19,7 +19,10 @@ extension SSDStore {
         spawn { store in
             let lane = store.lanes[number]
             while store.wantsReclaim(lane) {
+                let freeCount = store.tier.freeSegmentCount(directory: number)
                 guard await store.reclaimOldest(lane) else { break }
+                let hasGained = store.tier.freeSegmentCount(directory: number) > freeCount
+                lane.fruitlessReclaimCount = hasGained ? 0 : lane.fruitlessReclaimCount + 1
             }
             lane.isReclaiming = false
             lane.changed.notify()
@@ -123,12 +126,15 @@ extension SSDStore {
             nonce: segment.nonce, firstSequence: segment.firstSequence, opened: 0)
     }
 
-    /// Whether what lives in the lane leaves a fifth of its room for what is written.
+    /// Whether what lives in the lane leaves a fifth of its room for what is written, and moving it
+    /// has gained something lately: large chunks may leave no segment empty however they are moved.
     private func hasRoomForLiving(_ lane: SSDLane<R>) -> Bool {
+        guard lane.fruitlessReclaimCount < fruitlessReclaimCountMax else { return false }
         // One segment is open and two are free, as a rule.
-        let usable = max(1, lane.segmentCountMax - 1 - Self.freeSegmentCountWanted)
-        let live = tier.liveByteCount(directory: lane.number)
-        return live <= usable * lane.segmentBlockCount * SSDFormat.blockByteCount / 5 * 4
+        let count = lane.isFull ? lane.segmentCount : lane.segmentCountMax
+        let usable = max(1, count - 1 - Self.freeSegmentCountWanted)
+        return tier.liveBlockCount(directory: lane.number)
+            <= usable * lane.segmentBlockCount / 5 * 4
     }
 
     /// Writes what is worth it again, and waits until that is durable.
@@ -286,3 +292,5 @@ extension SSDStore {
 
 /// Segments that are tried, oldest first, when one cannot be emptied.
 private let reclaimAttemptCountMax = 8
+/// After so many segments in a row that were emptied in vain, chunks are dropped.
+private let fruitlessReclaimCountMax = 4
