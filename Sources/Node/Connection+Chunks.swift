@@ -121,10 +121,13 @@ extension Connection {
         } catch {
             return try await refuse(request, error)
         }
+        // Whether all keys so far were found: those that stand before a chunk.
+        var isPrefix = true
         guard let ssd, get.range == nil, get.keys.count > 1 else {
             for index in 0..<get.keys.count {
-                let found = try await find(request, get, index)
-                try await sendChunk(request, get, index, found)
+                let found = try await find(request, get, index, asUse: use(isPrefix))
+                let wasFound = try await sendChunk(request, get, index, found)
+                isPrefix = isPrefix && wasFound
             }
             return .goOn
         }
@@ -136,8 +139,10 @@ extension Connection {
                 let read = await ahead.take(index)
                 // What was read ahead may be what leaves no room for the chunk whose turn it is.
                 if case .failure(.busy)? = read { await ahead.cancel() }
-                let found = try await find(request, get, index, readAhead: read)
-                try await sendChunk(request, get, index, found)
+                let found = try await find(
+                    request, get, index, readAhead: read, asUse: use(isPrefix))
+                let wasFound = try await sendChunk(request, get, index, found)
+                isPrefix = isPrefix && wasFound
             }
         } catch {
             await ahead.cancel()
@@ -149,7 +154,7 @@ extension Connection {
     /// The chunk whose turn it is, or why it is not sent.
     private nonisolated(nonsending) func find(
         _ request: Request, _ get: GetRequest, _ index: Int,
-        readAhead: Result<Hold, Status>? = nil
+        readAhead: Result<Hold, Status>? = nil, asUse use: RAMTier.Use
     ) async throws(ConnectionEnd) -> Found {
         if case .success(let hold)? = readAhead {
             node.metrics.add(.ssdHits)
@@ -160,30 +165,35 @@ extension Connection {
         if get.range != nil, let part = try await sendPart(request, get, index, now: now) {
             return .missing(part)
         }
-        return await find(get.keys[index], now: now, deadline: request.deadline)
+        return await find(get.keys[index], now: now, deadline: request.deadline, asUse: use)
     }
 
+    /// - Returns: whether it was there.
     private nonisolated(nonsending) func sendChunk(
         _ request: Request, _ get: GetRequest, _ index: Int, _ found: consuming Found
-    ) async throws(ConnectionEnd) {
+    ) async throws(ConnectionEnd) -> Bool {
         let flags: FrameFlags = index + 1 < get.keys.count ? .more : []
         switch consume found {
-        case .missing(.ok): return
+        case .missing(.ok): return true
         case .missing(let status):
             if status == .notFound { node.metrics.add(.misses) }
             // `busy` would be about the whole request.
             try await sendMiss(request, status == .busy ? .deadlineExceeded : status, flags, index)
+            return false
         case .held(let held):
             if let layout = get.layout, layout != held.description.layout {
                 node.metrics.add(.misses)
-                return try await sendMiss(request, .layoutMismatch, flags, index)
+                try await sendMiss(request, .layoutMismatch, flags, index)
+                return false
             }
             guard let bytes = get.part(of: held.bytes) else {
-                return try await sendMiss(request, .limitExceeded, flags, index)
+                try await sendMiss(request, .limitExceeded, flags, index)
+                return true
             }
             node.metrics.add(.hits)
             noteSize(request, bytes.count)
             try await send(request, flags, index, held.description, bytes, get.range != nil)
+            return true
         }
     }
 

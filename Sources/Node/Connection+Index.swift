@@ -43,10 +43,7 @@ extension Connection {
     }
 
     private func record(of key: ChunkKey, hasAncestors: Bool, now: Instant) -> LookupRecord {
-        let use: RAMTier.Use =
-            hasAncestors || !node.configuration.admitsPrefixesOnly
-            ? .counts : .countsInMemory
-        guard let (found, isInMemory) = describe(key, now: now, asUse: use) else {
+        guard let (found, isInMemory) = describe(key, now: now, asUse: use(hasAncestors)) else {
             return .absent
         }
         var record = LookupRecord(

@@ -39,6 +39,11 @@ extension Connection {
         }
     }
 
+    /// How a read of a chunk counts, by whether all that stand before it in its request were found.
+    func use(_ isPrefix: Bool) -> RAMTier.Use {
+        isPrefix || !node.configuration.admitsPrefixesOnly ? .counts : .countsInMemory
+    }
+
     /// What is known of a chunk, and whether it is in memory; nil when it is nowhere.
     func describe(
         _ key: ChunkKey, now: Instant, asUse: RAMTier.Use
@@ -202,7 +207,7 @@ extension Connection {
         let pairs: [(name: String, text: String)]
         switch control.operation {
         case .ssdStatus:
-            pairs = await ssd.store.status().map { ($0.name, $0.value) }
+            pairs = await ssd.store.status().map { ($0.name, $0.value) } + usage(ssd.tier)
         case .ssdScrub:
             let rate = Int(control.argument)
             guard control.argument.isEmpty || (rate ?? 0) > 0 else {
@@ -221,6 +226,18 @@ extension Connection {
         let answer = ControlAnswer(pairs: pairs)
         return try await answerLarge(request, bodyByteCount: Limits.bodyByteCountMax) {
             answer.encode(&$0)
+        }
+    }
+
+    /// What each namespace has on SSD.
+    private func usage(_ tier: SSDTier) -> [(name: String, text: String)] {
+        node.configuration.namespaces.enumerated().flatMap { number, namespace in
+            guard let namespace else { return [(name: String, text: String)]() }
+            let usage = tier.usage(of: NamespaceID(number: UInt16(number)))
+            return [
+                ("namespace_\(namespace.name)_chunks", "\(usage.chunkCount)"),
+                ("namespace_\(namespace.name)_chunk_bytes", "\(usage.byteCount)"),
+            ]
         }
     }
 

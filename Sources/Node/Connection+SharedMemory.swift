@@ -29,10 +29,14 @@ extension Connection {
             bodyByteCount: LeaseAnswer.fixedByteCount + lease.keys.count * LeaseRecord.byteCount
         ) { writer in
             LeaseAnswer.encode(&writer, recordCount: lease.keys.count, expiry: expiry)
+            var isPrefix = true
             for index in 0..<lease.keys.count {
                 let read = loaded.removeValue(forKey: index)
-                grant(lease.keys[index], read, until: expiry, now: request.arrival)
-                    .encode(&writer)
+                let record = grant(
+                    lease.keys[index], read, until: expiry, now: request.arrival,
+                    asUse: use(isPrefix))
+                isPrefix = isPrefix && record.status == .ok
+                record.encode(&writer)
             }
         }
     }
@@ -53,7 +57,8 @@ extension Connection {
     }
 
     private func grant(
-        _ key: ChunkKey, _ read: Result<Hold, Status>?, until expiry: Instant, now: Instant
+        _ key: ChunkKey, _ read: Result<Hold, Status>?, until expiry: Instant, now: Instant,
+        asUse use: RAMTier.Use
     ) -> LeaseRecord {
         var found: HeldChunk?
         var missing = Status.notFound
@@ -62,7 +67,7 @@ extension Connection {
             node.metrics.add(.ssdHits)
             found = node.tier.lend(hold)
         case .failure(let status)?: missing = status
-        case nil: found = node.tier.hold(namespace, key, now: now)
+        case nil: found = node.tier.hold(namespace, key, now: now, asUse: use)
         }
         guard let held = found.take() else {
             if missing == .notFound { node.metrics.add(.misses) }

@@ -10,6 +10,8 @@ extension SSDStore {
             guard await pause(milliseconds: 100) else { return }
             round += 1
             for lane in lanes where !lane.isGone { await maintain(lane, round: round) }
+            // Chunks that were admitted by a read, which rings no bell.
+            if memory.hasDemotions { work.notify() }
             if round.isMultiple(of: 10) {
                 tier.endPins(by: tier.wallMilliseconds(reactor.now()))
                 if isCheckpointDue { await writeCheckpoint() }
@@ -188,7 +190,25 @@ extension SSDStore {
         rows.append(("chunks", "\(statistics.chunkCount)"))
         rows.append(("chunk_bytes", "\(statistics.chunkByteCount)"))
         rows.append(("pins", "\(statistics.pinCount)"))
+        rows.append(("written_bytes", "\(statistics.writtenByteCount)"))
+        rows.append(
+            (
+                "written_bytes_per_chunk_byte",
+                ratio(statistics.writtenByteCount, statistics.payloadWrittenByteCount)
+            ))
+        rows.append(
+            (
+                "written_bytes_per_read_byte",
+                ratio(statistics.writtenByteCount, statistics.readByteCount)
+            ))
         rows.append(("scrub", scrub.description))
         return rows
     }
+}
+
+/// Two digits of a ratio; `-` when there is none yet.
+private func ratio(_ numerator: Int, _ denominator: Int) -> String {
+    guard denominator > 0 else { return "-" }
+    let hundredths = numerator * 100 / denominator
+    return "\(hundredths / 100).\(hundredths / 10 % 10)\(hundredths % 10)"
 }
