@@ -15,11 +15,7 @@
 
 int clinux_directory_open(const char *path) {
     const int flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
-    int descriptor = open(path, flags);
-    if (descriptor < 0 && errno == ENOENT) {
-        if (mkdir(path, 0700) != 0 && errno != EEXIST) return -errno;
-        descriptor = open(path, flags);
-    }
+    const int descriptor = open(path, flags);
     return descriptor < 0 ? -errno : descriptor;
 }
 

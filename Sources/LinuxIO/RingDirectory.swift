@@ -4,8 +4,7 @@ package import KVCore
 internal import Synchronization
 
 extension RingReactor {
-    /// Opens a directory and creates it when its last component is missing; blocks for the time of
-    /// open(2) and mkdir(2).
+    /// Opens a directory, which must exist; blocks for the time of open(2).
     package func openDirectory(_ path: String) throws(IOFault) -> RingDirectory {
         executor.checkThread()
         return try RingDirectory(path: path)

@@ -103,9 +103,12 @@ extension Connection {
         } else {
             node.metrics.add(.putsDuplicate)
         }
-        switch await settle(put, status) {
+        switch await settle(request, put, status) {
         case .ok: try await answer(request)
         case .notDurable: try await answerError(request, .notDurable, notDurableText)
+        case .deadlineExceeded:
+            try await answerError(
+                request, .deadlineExceeded, "in memory, and not on stable storage in time")
         case let status: try await answerError(request, status, existsText)
         }
     }

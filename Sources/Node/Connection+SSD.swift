@@ -67,14 +67,14 @@ extension Connection {
     /// The status of a chunk that is in memory, or was there already, once it is as durable as its
     /// writer wants it.
     nonisolated(nonsending) func settle(
-        _ put: PutRequest, _ status: Status
+        _ request: Request, _ put: PutRequest, _ status: Status
     ) async -> Status {
         if status == .ok { ssd?.store.bell.ring() }
         guard put.acknowledge == .ssd else { return status }
-        guard let ssd, await ssd.store.store(ChunkName(namespace, put.key)) else {
-            return .notDurable
-        }
-        return status
+        guard let ssd else { return .notDurable }
+        let name = ChunkName(namespace, put.key)
+        if await ssd.store.store(name, deadline: request.deadline) { return status }
+        return reactor.now() < request.deadline ? .notDurable : .deadlineExceeded
     }
 
     // MARK: Deleting and pinning
@@ -149,7 +149,8 @@ extension Connection {
                 rows.store(status.rawValue, at: 2 * index)
             }
             if let ssd, !notes.isEmpty {
-                let areDurable = await ssd.store.awaitNotes(notes.map(\.sequence))
+                let areDurable = await ssd.store.awaitNotes(
+                    notes.map(\.sequence), deadline: request.deadline)
                 for (note, isDurable) in zip(notes, areDurable) where !isDurable {
                     if rows.load(UInt16.self, at: 2 * note.index) == Status.ok.rawValue {
                         okCount -= 1

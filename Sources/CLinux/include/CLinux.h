@@ -187,7 +187,7 @@ int64_t clinux_raise_descriptor_limit(void);
 // A walk over the regular files of a directory.
 typedef struct clinux_listing clinux_listing;
 
-// Opens a directory for the calls below; creates it (mode 0700) when its last component is missing.
+// Opens a directory for the calls below.
 int clinux_directory_open(const char *path);
 int clinux_listing_open(int directory, clinux_listing **listing);
 // 1: `name` is the next file's, until the next call; 0: there are no more.

@@ -44,9 +44,9 @@ package protocol Reactor: AnyObject, Sendable {
     /// Opens the file at `path`; blocking, at start-up and on the control path only.
     func openFile(_ path: String, _ mode: FileMode) throws(IOFault) -> File
 
-    /// Opens the directory at `path`, and creates it for this user alone (mode 0700) when only its
-    /// last component is missing; blocking, as `openFile`. The directory may then be used on any
-    /// thread. Throws `.system(ENOTDIR)` when something else is there.
+    /// Opens the directory at `path`; blocking, as `openFile`. It may then be used on any thread.
+    /// Throws `.system(ENOENT)` when there is none: it is not made, since it may lie on a device
+    /// that is not mounted, and `.system(ENOTDIR)` when something else is there.
     func openDirectory(_ path: String) throws(IOFault) -> Directory
 
     /// A view of an open file for this reactor, to be closed like a file of `openFile`; the

@@ -68,6 +68,44 @@ final class Signal {
     }
 }
 
+/// A value that one task waits for, and that the first to know it gives. Any thread.
+final class Outcome<Value: Sendable>: Sendable {
+    private enum State {
+        case open
+        case awaited(CheckedContinuation<Value, Never>)
+        case ended(Value)
+    }
+
+    private let state = Mutex(State.open)
+
+    func wait() async -> Value {
+        await withCheckedContinuation { continuation in
+            let value = state.withLock { state -> Value? in
+                if case .ended(let value) = state { return value }
+                state = .awaited(continuation)
+                return nil
+            }
+            if let value { continuation.resume(returning: value) }
+        }
+    }
+
+    /// Later values are dropped.
+    func end(_ value: Value) {
+        let waiter = state.withLock { state -> CheckedContinuation<Value, Never>? in
+            switch state {
+            case .ended: return nil
+            case .open:
+                state = .ended(value)
+                return nil
+            case .awaited(let continuation):
+                state = .ended(value)
+                return continuation
+            }
+        }
+        waiter?.resume(returning: value)
+    }
+}
+
 /// Wakes the store's thread when there is something to write and it sleeps. Any thread.
 package final class SSDBell: Sendable {
     /// A closure that stands in a `Mutex` by itself is wrapped once more at each look at it (Swift

@@ -9,6 +9,7 @@ extension SSDStore {
         while !isStopping {
             guard await pause(milliseconds: 100) else { return }
             round += 1
+            endWaits()
             for lane in lanes where !lane.isGone { await maintain(lane, round: round) }
             // Chunks that were admitted by a read, which rings no bell.
             if memory.hasDemotions { work.notify() }
@@ -120,7 +121,7 @@ extension SSDStore {
         for slot in tier.segments().indices {
             let segment = tier.segment(slot)
             guard segment.directory == lane.number, segment.state == .sealed else { continue }
-            guard !isStopping, await empty(slot, lane, keepingAll: true) else { return false }
+            guard !isStopping, await empty(slot, lane, .elsewhere) else { return false }
         }
         for slot in tier.segments().indices
         where tier.segment(slot).directory == lane.number && tier.segment(slot).state == .free {

@@ -189,6 +189,12 @@ extension SSDStore {
                         message: "the directory belongs to another store than \(other.path): "
                             + "nothing in it was touched"))
             }
+            if let other = lanes.first(where: { $0.identity.directory == identity.directory }) {
+                return .failure(
+                    LaneFault(
+                        message: "the directory is a copy of \(other.path): nothing in it was "
+                            + "touched; empty it to use it"))
+            }
             return .success(identity)
         } catch {
             return .failure(

@@ -42,12 +42,28 @@ extension SSDStore {
     }
 
     /// Reclaims the oldest segment, or one of the next when what it holds finds no room elsewhere.
+    /// While there is room for all that lives, nothing that lives is dropped as long as there is
+    /// another way.
     private func reclaimOldest(_ lane: SSDLane<R>) async -> Bool {
-        for slot in tier.sealedSegments(directory: lane.number).prefix(reclaimAttemptCountMax) {
-            if await empty(slot, lane, keepingAll: false) { return true }
-            guard lane.retryAt == nil, !isOverdue else { return false }
+        for keepsLiving in hasRoomForLiving(lane) ? [true, false] : [false] {
+            let candidates = tier.sealedSegments(directory: lane.number)
+            for slot in candidates.prefix(reclaimAttemptCountMax) {
+                let keeping: Keeping = keepsLiving ? .living : .hot
+                if await empty(slot, lane, keeping) { return true }
+                guard lane.retryAt == nil, !isOverdue else { return false }
+            }
         }
         return false
+    }
+
+    /// What of an emptied segment is written again.
+    enum Keeping {
+        /// What is pinned, and what was read as far as half of what is gained.
+        case hot
+        /// All that lives, in the same directory.
+        case living
+        /// All that lives, in other directories.
+        case elsewhere
     }
 
     // MARK: How
@@ -55,7 +71,7 @@ extension SSDStore {
     /// Empties and erases a sealed segment: chunks worth keeping and notes still needed are
     /// written elsewhere, durably, before its header says that it is free.
     /// - Returns: whether it is free now.
-    func empty(_ slot: Int, _ lane: SSDLane<R>, keepingAll: Bool) async -> Bool {
+    func empty(_ slot: Int, _ lane: SSDLane<R>, _ keeping: Keeping) async -> Bool {
         guard let handle = files[slot] else { return false }
         tier.setState(of: slot, to: .erasing)
         let file = reactor.attach(handle)
@@ -75,7 +91,7 @@ extension SSDStore {
             fault(error, lane, "reading a segment")
             return false
         }
-        guard await keep(entries, slot, file, lane, all: keepingAll) else {
+        guard await keep(entries, slot, file, lane, keeping) else {
             tier.setState(of: slot, to: .sealed)
             return false
         }
@@ -139,14 +155,12 @@ extension SSDStore {
 
     /// Writes what is worth it again, and waits until that is durable.
     private func keep(
-        _ entries: [FooterEntry], _ slot: Int, _ file: R.File, _ lane: SSDLane<R>, all: Bool
+        _ entries: [FooterEntry], _ slot: Int, _ file: R.File, _ lane: SSDLane<R>,
+        _ keeping: Keeping
     ) async -> Bool {
         let wall = tier.wallMilliseconds(reactor.now())
-        // While there is room for all that lives, nothing that lives is dropped. Else hot chunks
-        // get at most half of what is gained, so that reclaim always gains something.
-        let keepsLiving = hasRoomForLiving(lane)
-        let segmentByteCount = lane.segmentBlockCount * SSDFormat.blockByteCount
-        var byteCountLeft = keepsLiving ? segmentByteCount : segmentByteCount / 2
+        // Hot chunks get at most half of what is gained, so that reclaim gains something.
+        var byteCountLeft = lane.segmentBlockCount * SSDFormat.blockByteCount / 2
         var renewed: [UInt64] = []
         for entry in entries {
             guard !isOverdue else { return false }
@@ -158,25 +172,23 @@ extension SSDStore {
             let name = ChunkName(namespace, entry.key)
             let place = SSDPlace(segment: UInt16(slot), block: UInt16(entry.block))
             let byteCount = Int(entry.blockCount) * SSDFormat.blockByteCount
-            var mustBeKept = all
-            var isKept = all || byteCount <= byteCountLeft
+            var mustBeKept = keeping != .hot
+            var isKept = byteCount <= byteCountLeft
             switch tier.fate(of: name, at: place, wallMilliseconds: wall) {
             case .dead: continue
-            case .worthKeeping(let isPinned):
-                mustBeKept = all || isPinned
-            case .worthless:
-                // Memory may serve it, so that its uses do not show here.
-                isKept = isKept && (all || keepsLiving || memory.isResident(name))
+            case .worthKeeping(let isPinned): mustBeKept = mustBeKept || isPinned
+            // Memory may serve it, so that its uses do not show here.
+            case .worthless: isKept = isKept && memory.isResident(name)
             }
             guard isKept || mustBeKept else { continue }
             byteCountLeft -= byteCount
-            guard let target = all ? writableLane() : lane else { return false }
+            guard let target = keeping == .elsewhere ? writableLane() : lane else { return false }
             let isCopied = await copy(entry, name, from: place, file, to: target)
             guard isCopied || !mustBeKept else { return false }
         }
         await synchronizeAll()
         guard lane.retryAt == nil || lane.isEvacuating else { return false }
-        let areRenewed = await awaitNotes(renewed)
+        let areRenewed = await awaitNotes(renewed, deadline: .distantFuture)
         return !areRenewed.contains(false)
     }
 

@@ -66,6 +66,8 @@ extension SSDStore {
                         "no room for another segment (\(error)): the tier stays at "
                             + "\(lane.segmentCount) segments; free space, or lower ssd.reserve"))
             }
+            // Something else has that name: a folder, or a link.
+            if error != .noSpace { lane.nextFileSlot += 1 }
             lane.isFull = true
             return false
         }

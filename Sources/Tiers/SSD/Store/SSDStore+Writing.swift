@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 internal import Codec
-internal import KVCore
+package import KVCore
 internal import Kernels
 
 /// Bytes of records that a lane writes at once: enough for a disk that wants a queue.
@@ -71,8 +71,8 @@ extension SSDStore {
 
     /// Puts a chunk on stable storage, from memory unless it is there already; false when that
     /// could not be done.
-    package func store(_ name: ChunkName) async -> Bool {
-        await onOwnTask { await $0.storeHere(name) }
+    package func store(_ name: ChunkName, deadline: Instant) async -> Bool {
+        await onOwnTask(by: deadline, orElse: false) { await $0.storeHere(name) }
     }
 
     private func storeHere(_ name: ChunkName) async -> Bool {
@@ -102,10 +102,12 @@ extension SSDStore {
         return false
     }
 
-    /// Waits until these notes are durable, or one of them could not be made so.
+    /// Waits until these notes are durable, or one of them could not be made so, or `deadline`.
     /// - Returns: for each, whether it is durable.
-    package func awaitNotes(_ sequences: [UInt64]) async -> [Bool] {
-        await onOwnTask { await $0.awaitNotesHere(sequences) }
+    package func awaitNotes(_ sequences: [UInt64], deadline: Instant) async -> [Bool] {
+        await onOwnTask(by: deadline, orElse: sequences.map { _ in false }) {
+            await $0.awaitNotesHere(sequences)
+        }
     }
 
     private func awaitNotesHere(_ sequences: [UInt64]) async -> [Bool] {

@@ -63,6 +63,9 @@ package actor SSDStore<R: Reactor> {
     let notesChanged = Signal()
     /// How often the writing of a note that still waits has failed.
     var failedNotes: [UInt64: Int] = [:]
+    /// Those who wait for something durable: until when, and what tells them that it is late.
+    private var waits: [UInt64: (deadline: Instant, end: @Sendable () -> Void)] = [:]
+    private var waitCount: UInt64 = 0
     var isStopping = false
     /// Durable stores under way.
     var storeCount = 0
@@ -175,6 +178,27 @@ package actor SSDStore<R: Reactor> {
         _ body: @escaping @Sendable (isolated SSDStore<R>) async -> Value
     ) async -> Value {
         await Task(executorPreference: reactor.executor) { await body(self) }.value
+    }
+
+    /// The same, and gives up at `deadline` with `late`, to a tenth of a second; `body` goes on.
+    func onOwnTask<Value: Sendable>(
+        by deadline: Instant, orElse late: Value,
+        _ body: @escaping @Sendable (isolated SSDStore<R>) async -> Value
+    ) async -> Value {
+        let outcome = Outcome<Value>()
+        waitCount += 1
+        let number = waitCount
+        waits[number] = (deadline, { outcome.end(late) })
+        Task(executorPreference: reactor.executor) { outcome.end(await body(self)) }
+        let value = await outcome.wait()
+        waits[number] = nil
+        return value
+    }
+
+    /// Ends the waits whose time is over.
+    func endWaits() {
+        let now = reactor.now()
+        for wait in waits.values where wait.deadline <= now { wait.end() }
     }
 
     private func taskEnded() {
