@@ -108,7 +108,7 @@ let package = Package(
         tests("SettingsTests", ["Settings", "KVCore"]),
         tests("TelemetryTests", ["Telemetry", logging]),
         tests("CodecTests", ["Codec", "KVCore"]),
-        tests("TiersTests", ["Tiers", "KVCore", "Codec"]),
+        tests("TiersTests", ["Tiers", "KVCore", "Codec", "Kernels", "LinuxIO"]),
         tests("KVClientTests", ["KVClient", "LinuxIO", "KVCore", "Wire", "Kernels"]),
         tests("CKVStoreTests", ["CKVStore", "KVCore", "Kernels", "Wire"]),
         tests(

@@ -175,13 +175,16 @@ extension Connection {
     /// Pins a chunk in the tiers that have it, until `end`; in the past: no longer.
     private func pin(_ key: ChunkKey, until end: Instant, now: Instant) -> KeyOutcome {
         let name = ChunkName(namespace, key)
+        guard let (description, _) = describe(key, now: now, asUse: .doesNotCount) else {
+            return (.notFound, .nothing)
+        }
+        // Before anything is changed: an earlier pin holds when there is no room for this one.
+        if let ssd, end > now, !ssd.tier.mayPin(name, byteCount: description.byteCount) {
+            return (.busy, .nothing)
+        }
         let inMemory = node.tier.pin(name, until: end, now: now)
+        guard inMemory != .busy else { return (.busy, .nothing) }
         guard let ssd else { return (inMemory == .ok ? .notDurable : inMemory, .nothing) }
-        let located = ssd.tier.locate(namespace, key, now: now, asUse: .doesNotCount)
-        guard inMemory != .notFound || located != nil else { return (.notFound, .nothing) }
-        let byteCount = located?.description.byteCount ?? 0
-        let isTooMuch = end > now && !ssd.tier.mayPin(byteCount: byteCount)
-        guard inMemory != .busy, !isTooMuch else { return (.busy, .nothing) }
         return (.ok, ssd.tier.pin(name, until: end, now: now))
     }
 

@@ -24,6 +24,10 @@ extension Connection {
         _ = release(lease.released)
         let expiry = leaseExpiry(lease.milliseconds, from: request.arrival)
         var loaded = await load(lease.keys, request)
+        // Those that were not granted, because there was no memory for the answer.
+        defer {
+            for case .success(let hold) in loaded.values { node.tier.release(hold) }
+        }
         return try await answerLarge(
             request,
             bodyByteCount: LeaseAnswer.fixedByteCount + lease.keys.count * LeaseRecord.byteCount

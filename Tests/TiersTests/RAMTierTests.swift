@@ -9,10 +9,10 @@ struct TestTier {
     let arena: OwnedBytes
     let tier: RAMTier
 
-    init(budget: ByteCount = .mebibytes(1)) throws {
+    init(budget: ByteCount = .mebibytes(1), admission: RAMTier.Admission = .none) throws {
         let capacity = try #require(RAMTier.Capacity(budget: budget))
         arena = OwnedBytes(count: capacity.arenaByteCount, alignment: 4_096)
-        tier = RAMTier(arena: arena.bytes, capacity: capacity, seed: 42)
+        tier = RAMTier(arena: arena.bytes, capacity: capacity, seed: 42, admission: admission)
     }
 
     func put(

@@ -183,7 +183,8 @@ struct RAMTierState: ~Copyable {
     mutating func use(_ slot: UInt32, _ use: RAMTier.Use, _ admission: RAMTier.Admission) {
         guard use != .doesNotCount else { return }
         policy.used(slot)
-        if use == .counts, admission == .secondUse { admit(slot) }
+        // Where all are admitted at once, this is one that could not be written.
+        if use == .counts, admission != .none { admit(slot) }
     }
 
     mutating func hold(_ slot: UInt32) -> Held {

@@ -15,6 +15,8 @@ package actor SSDReader<R: Reactor> {
     private nonisolated let promotion: Promotion
     private nonisolated let report: @Sendable (SSDEvent) -> Void
     private var attached: [R.File?] = []
+    /// The removals of files that `attached` has followed.
+    private var removalCount = 0
     private var loads: [ChunkName: Load] = [:]
     private var readCount = 0
     private let turns = Signal()
@@ -63,18 +65,23 @@ package actor SSDReader<R: Reactor> {
     package func obtain(
         _ name: ChunkName, deadline: Instant
     ) async -> Result<Hold, Status> {
-        if let held = memory.hold(name.namespace, name.key, now: reactor.now()) {
-            return .success(held.escape())
+        while true {
+            let now = reactor.now()
+            if let held = memory.hold(name.namespace, name.key, now: now) {
+                return .success(held.escape())
+            }
+            guard now < deadline else { return .failure(.deadlineExceeded) }
+            let load = loads[name] ?? beginLoad(name, deadline: deadline)
+            load.waiterCount += 1
+            let result = await load.task.value
+            load.waiterCount -= 1
+            if loads[name] === load, load.waiterCount == 0 || result.isFailure { loads[name] = nil }
+            // It may have been the deadline of another who wanted the chunk too.
+            if result == .failure(.deadlineExceeded) { continue }
+            guard case .success(let hold) = result else { return result }
+            // The last one takes the load's own hold over.
+            return .success(load.waiterCount == 0 ? hold : memory.holdAgain(hold))
         }
-        let load = loads[name] ?? beginLoad(name, deadline: deadline)
-        load.waiterCount += 1
-        let result = await load.task.value
-        load.waiterCount -= 1
-        if load.waiterCount == 0, loads[name] === load { loads[name] = nil }
-        guard case .success(let hold) = result else { return result }
-        // The last one takes the load's own hold over.
-        if load.waiterCount == 0 { return .success(hold) }
-        return .success(memory.holdAgain(hold))
     }
 
     private func beginLoad(_ name: ChunkName, deadline: Instant) -> Load {
@@ -242,17 +249,17 @@ package actor SSDReader<R: Reactor> {
             return .refused(.notFound)
         }
         tier.noteRead(byteCount: memory.count, faulted: false)
-        for index in first...last {
-            let offset = index * stripe - start
-            let bytes = body.slice(offset: offset, count: min(stripe, end - start - offset))
-            guard Checksum.of(bytes) == RecordHeader.stripeChecksum(header, index) else {
-                guard tier.isAt(located.place, name) else { return .refused(.notFound) }
-                tier.condemn(located.place, name)
-                reportMismatch(located.place)
-                return .refused(.notFound)
+        let isSound =
+            header.isHeader(of: name, located)
+            && (first...last).allSatisfy { index in
+                let offset = index * stripe - start
+                let bytes = body.slice(offset: offset, count: min(stripe, end - start - offset))
+                return Checksum.of(bytes) == RecordHeader.stripeChecksum(header, index)
             }
-        }
-        guard header.isHeader(of: name, located), tier.isAt(located.place, name) else {
+        guard tier.isAt(located.place, name) else { return .refused(.notFound) }
+        guard isSound else {
+            tier.condemn(located.place, name)
+            reportMismatch(located.place)
             return .refused(.notFound)
         }
         let bytes = body.slice(offset: range.lowerBound - start, count: range.count)
@@ -276,12 +283,19 @@ package actor SSDReader<R: Reactor> {
 
     private func file(of place: SSDPlace) throws(IOFault) -> R.File {
         let slot = Int(place.segment)
+        if removalCount != files.removalCount { letGoOfRemovedFiles() }
         while attached.count <= slot { attached.append(nil) }
         if let file = attached[slot] { return file }
         guard let handle = files[slot] else { throw .closed }
         let file = reactor.attach(handle)
         attached[slot] = file
         return file
+    }
+
+    /// Their space is free once nobody refers to them; reads under way still do.
+    private func letGoOfRemovedFiles() {
+        removalCount = files.removalCount
+        for slot in attached.indices where files[slot] == nil { attached[slot] = nil }
     }
 
     private func reportMismatch(_ place: SSDPlace) {
@@ -298,6 +312,12 @@ extension PinnedBytes {
     fileprivate func isHeader(of name: ChunkName, _ located: SSDTier.Located) -> Bool {
         isSealedBlock && loadKey(at: 32) == name.key
             && load(UInt64.self, at: 104) == located.description.checksum
+    }
+}
+
+extension Result {
+    fileprivate var isFailure: Bool {
+        if case .failure = self { true } else { false }
     }
 }
 

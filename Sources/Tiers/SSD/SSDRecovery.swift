@@ -16,6 +16,8 @@ final class SSDRecovery: @unchecked Sendable {
     private var deletions: [ChunkName: UInt64] = [:]
     private var pins: [ChunkName: SSDPin] = [:]
     private var nextSequence: UInt64 = 1
+    /// Sequence numbers of the latest records that cannot be used: older ones do not count instead.
+    private var unusable: [ChunkName: UInt64] = [:]
     /// Chunks that found no room in the index.
     private(set) var droppedCount = 0
 
@@ -31,6 +33,7 @@ final class SSDRecovery: @unchecked Sendable {
             for entry in entries {
                 nextSequence = max(nextSequence, entry.sequence + 1)
                 guard let namespace = state.namespaces.namespace(tagged: entry.namespace) else {
+                    state.hasUnindexedRecords = true
                     continue
                 }
                 let name = ChunkName(namespace, entry.key)
@@ -47,11 +50,16 @@ final class SSDRecovery: @unchecked Sendable {
         _ entry: FooterEntry, _ name: ChunkName, _ slot: Int, _ state: inout SSDState
     ) {
         if let deleted = deletions[name], deleted > entry.sequence { return }
+        if let latest = unusable[name], latest > entry.sequence { return }
         if let row = state.index.find(name.namespace, name.key, state.bindings) {
             guard sequences[Int(row)] < entry.sequence else { return }
             state.drop(row)
         }
-        guard let level = Level(rawValue: entry.level) else { return }
+        guard let level = Level(rawValue: entry.level) else {
+            state.hasUnindexedRecords = true
+            unusable[name] = entry.sequence
+            return
+        }
         let chunk = SSDChunk(
             namespace: name.namespace, key: name.key, layout: entry.layout, level: level,
             byteCount: Int(entry.byteCount), checksum: entry.checksum, expiry: entry.expiry)
@@ -66,6 +74,7 @@ final class SSDRecovery: @unchecked Sendable {
     ) {
         guard let row = state.add(chunk, at: place, .readable) else {
             droppedCount += 1
+            state.hasUnindexedRecords = true
             return
         }
         sequences[Int(row)] = sequence
@@ -101,8 +110,10 @@ final class SSDRecovery: @unchecked Sendable {
 
     /// Forgets what a checkpoint said that turned out to be damaged.
     func reset() {
+        droppedCount = 0
         pins = [:]
         tier.state.withLock { state in
+            state.hasUnindexedRecords = false
             for row in 0..<state.index.rowCount where state.index[UInt32(row)].state != .unused {
                 state.drop(UInt32(row))
             }

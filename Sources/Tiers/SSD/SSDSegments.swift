@@ -14,7 +14,8 @@ package struct SSDSegment: Hashable, Sendable {
         case erasing
         /// Its header could not be written: it holds what it held, and counts as in use.
         case stuck
-        /// It could not be read at the start: out of reach in this run.
+        /// It could not be read, at the start or when it was to be reclaimed: what it holds counts,
+        /// and some of it may be out of reach in this run.
         case unknown
         /// Its file is gone.
         case removed

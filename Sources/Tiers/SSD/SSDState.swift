@@ -24,6 +24,8 @@ struct SSDState: ~Copyable {
     var pins: [ChunkName: SSDPin] = [:]
     /// A directory that is configured and out of reach: its records may come back one day.
     var isDirectoryMissing = false
+    /// Records were found at the start for which the index has no row.
+    var hasUnindexedRecords = false
     var statistics = SSDTier.Statistics()
 
     /// Notes that may wait: half a MiB a directory that stands still.
@@ -135,7 +137,8 @@ struct SSDState: ~Copyable {
 
     /// Whether something on the disks may hold a chunk that the index does not know.
     var mayHoldUnknownRecords: Bool {
-        isDirectoryMissing || segments.contains { $0.state == .stuck || $0.state == .unknown }
+        isDirectoryMissing || hasUnindexedRecords
+            || segments.contains { $0.state == .stuck || $0.state == .unknown }
     }
 }
 

@@ -103,6 +103,13 @@ extension SSDTier {
         }
     }
 
+    /// The second record may not be durable: the first one holds again.
+    func moveBack(_ name: ChunkName, from new: SSDPlace, to old: SSDPlace) {
+        state.withLock { state in
+            if let row = state.row(of: name, at: new) { state.move(row, to: old) }
+        }
+    }
+
     // MARK: Notes
 
     /// Takes the oldest waiting notes that follow one another, at most as many as fit a record.

@@ -200,11 +200,11 @@ package final class SSDTier: Sendable {
         let wall = wallMilliseconds(now)
         return state.withLock { state in
             let name = ChunkName(namespace, key)
-            state.pins[name] = nil
+            let wasPinned = state.pins.removeValue(forKey: name) != nil
             guard let row = state.index.find(namespace, key, state.bindings) else {
                 // An earlier deletion that is not durable yet is this one's business too.
                 if let earlier = state.unsettledDeletions[name] { return (false, .noted(earlier)) }
-                guard state.mayHoldUnknownRecords else { return (false, .nothing) }
+                guard wasPinned || state.mayHoldUnknownRecords else { return (false, .nothing) }
                 return (false, state.enqueue(.delete, name).map { .noted($0) } ?? .refused)
             }
             let found = state.index[row].state == .readable && !state.isExpired(row, wall)
@@ -229,13 +229,13 @@ package final class SSDTier: Sendable {
         }
     }
 
-    /// Whether another `byteCount` bytes may be pinned: not too many chunks, and not too much of
-    /// the capacity. Takes time by the number of pins.
-    package func mayPin(byteCount: Int) -> Bool {
+    /// Whether a chunk of `byteCount` bytes may be pinned beside the others: not too many chunks,
+    /// and not too much of the capacity. Takes time by the number of pins.
+    package func mayPin(_ wanted: ChunkName, byteCount: Int) -> Bool {
         state.withLock { state in
             guard state.pins.count < SSDState.noteCountMax else { return false }
             var sum = byteCount
-            for name in state.pins.keys {
+            for name in state.pins.keys where name != wanted {
                 if let row = state.index.find(name.namespace, name.key, state.bindings) {
                     sum += Int(state.index[row].byteCount)
                 }

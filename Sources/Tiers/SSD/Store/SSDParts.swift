@@ -37,6 +37,7 @@ package struct SSDEvent: Hashable, Sendable {
 /// The open files of the segments, by slot of the segment table, for readers on any thread.
 package final class SSDFiles<Handle: Sendable>: Sendable {
     private let handles = Mutex<[Handle?]>([])
+    private let removals = Atomic<Int>(0)
 
     package init() {}
 
@@ -47,8 +48,14 @@ package final class SSDFiles<Handle: Sendable>: Sendable {
                 while handles.count <= slot { handles.append(nil) }
                 handles[slot] = newValue
             }
+            if newValue == nil { removals.add(1, ordering: .relaxed) }
         }
     }
+}
+
+extension SSDFiles {
+    /// How many files were taken out so far.
+    var removalCount: Int { removals.load(ordering: .relaxed) }
 }
 
 /// Tasks of one executor that wait for something to change. Confined to it.
@@ -149,7 +156,9 @@ final class OpenSegment<R: Reactor> {
     /// What was written, for the footer; in order of completion.
     var entries: [FooterEntry] = []
     /// Those before are durable.
-    var synchronizedEntryCount = 0
+    private(set) var synchronizedEntryCount = 0
+    /// Where chunks that moved here came from, by block, until their records here are durable.
+    private var origins: [UInt32: SSDPlace] = [:]
     /// Takes no more records: it is full, or failed.
     var isClosed = false
     /// A synchronization failed: what was not durable before may never be.
@@ -180,9 +189,27 @@ final class OpenSegment<R: Reactor> {
     static func blockCountForNotes(of blockCount: Int) -> Int { blockCount / 32 }
 
     /// Ends a reservation; `written` are its entries when it succeeded.
-    func complete(_ written: [FooterEntry]) {
+    func complete(_ written: [FooterEntry], movedFrom origin: SSDPlace? = nil) {
         pendingCount -= 1
         entries.append(contentsOf: written)
+        if let origin, let entry = written.first { origins[entry.block] = origin }
+    }
+
+    /// The first `count` entries are durable.
+    func noteSynchronized(entryCount count: Int) {
+        guard count > synchronizedEntryCount else { return }
+        if !origins.isEmpty {
+            for entry in entries[synchronizedEntryCount..<count] { origins[entry.block] = nil }
+        }
+        synchronizedEntryCount = count
+    }
+
+    /// Takes out the entries that are not durable, with where they came from.
+    func takeUnsynchronized() -> [(entry: FooterEntry, origin: SSDPlace?)] {
+        let taken = entries.dropFirst(synchronizedEntryCount).map { ($0, origins[$0.block]) }
+        entries.removeSubrange(synchronizedEntryCount...)
+        origins = [:]
+        return taken
     }
 
     var hasUnsynchronizedEntries: Bool { synchronizedEntryCount < entries.count }
@@ -201,8 +228,8 @@ final class SSDLane<R: Reactor> {
     /// Segments that the capacity allows.
     let segmentCountMax: Int
     var segmentCount = 0
-    /// The lowest number that no file has.
-    var nextFileSlot: UInt32 = 0
+    /// The numbers that files have, also those that are not ours.
+    var fileSlots: Set<UInt32> = []
     var open: OpenSegment<R>?
     /// Segments that are full and not sealed yet, and the open one.
     var unsealed: [OpenSegment<R>] = []
@@ -212,6 +239,8 @@ final class SSDLane<R: Reactor> {
     var isReclaiming = false
     /// Segments in a row that were emptied and left no more free than before.
     var fruitlessReclaimCount = 0
+    /// Reclaim has gained nothing for long, and rests until then.
+    var reclaimAgainAt = Instant(nanoseconds: 0)
     var isEvacuating = false
     var isGone = false
     /// Something that a task of this lane may wait for has changed.
@@ -241,6 +270,13 @@ final class SSDLane<R: Reactor> {
     }
 
     var segmentBlockCount: Int { Int(identity.segmentBlockCount) }
+
+    /// The lowest number that no file has.
+    var unusedFileSlot: UInt32 {
+        var slot: UInt32 = 0
+        while fileSlots.contains(slot) { slot += 1 }
+        return slot
+    }
 
     var isWritable: Bool { retryAt == nil && !isEvacuating && !isGone }
 }

@@ -11,6 +11,8 @@ extension SSDStore {
     /// Writes a checkpoint over the last one; a fault is reported, and the last one stays.
     func writeCheckpoint() async {
         guard let lane = lanes.first(where: { !$0.isGone }), !isWritingCheckpoint else { return }
+        // A chunk that the index has no room for is found by reading footers alone.
+        guard !tier.state.withLock({ $0.hasUnindexedRecords }) else { return }
         isWritingCheckpoint = true
         defer { isWritingCheckpoint = false }
         sealedCount = 0
@@ -25,7 +27,7 @@ extension SSDStore {
                 try lane.directory.open(SSDFormat.checkpointDraftName, lane.mode))
             defer { file.close() }
             let writer = CheckpointWriter<R>(file: file)
-            try await write(plan, writer)
+            guard try await write(plan, writer) else { return }
             try await file.synchronize()
             try lane.directory.rename(
                 SSDFormat.checkpointDraftName, to: SSDFormat.checkpointName)
@@ -73,9 +75,11 @@ extension SSDStore {
         }
     }
 
+    /// - Returns: false when the segments that a start would read turned out not to be durable.
     private func write(
         _ plan: CheckpointPlan, _ writer: CheckpointWriter<R>
-    ) async throws(IOFault) {
+    ) async throws(IOFault) -> Bool {
+        let faultCount = synchronizationFaultCount
         var header = plan.header
         header.segmentCount = UInt32(plan.segments.count)
         header.bindingCount = UInt32(plan.bindings.count)
@@ -110,13 +114,18 @@ extension SSDStore {
         }
         header.pinCount = UInt32(pins.count)
         header.pageCount = UInt32(try await writer.finish())
+        // What moved meanwhile is listed nowhere: it must be found in the segment that it is in.
+        await synchronizeAll()
+        guard faultCount == synchronizationFaultCount else { return false }
         let block = SSDFormat.makeBlocks(1)
         header.encode(into: block.bytes)
         try await write(block, to: writer.file, block: 0)
+        return true
     }
 
-    /// The chunks among some rows of the index whose segments are complete; nil behind the
-    /// last row. Those of other segments are found by reading these.
+    /// The chunks among some rows of the index whose segments are complete, also those whose
+    /// records are bad: they may be whole on the disk. Nil behind the last row. Those of other
+    /// segments are found by reading these.
     private func rows(
         from first: Int, count: Int, _ segments: [CheckpointSegment]
     ) -> [CheckpointChunk]? {
@@ -126,8 +135,8 @@ extension SSDStore {
             for row in first..<min(first + count, state.index.rowCount) {
                 let entry = state.index[UInt32(row)]
                 let slot = Int(entry.segment)
-                guard entry.state == .readable, slot < segments.count, segments[slot].isSealed,
-                    segments[slot].serial == state.segments[slot].serial
+                guard entry.state == .readable || entry.state == .bad, slot < segments.count,
+                    segments[slot].isSealed, segments[slot].serial == state.segments[slot].serial
                 else { continue }
                 chunks.append(
                     CheckpointChunk(

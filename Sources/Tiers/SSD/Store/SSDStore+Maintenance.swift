@@ -7,12 +7,12 @@ extension SSDStore {
     func maintain() async {
         var round = 0
         while !isStopping {
-            guard await pause(milliseconds: 100) else { return }
+            guard await pause(milliseconds: configuration.roundMilliseconds) else { return }
             round += 1
             endWaits()
             for lane in lanes where !lane.isGone { await maintain(lane, round: round) }
             // Chunks that were admitted by a read, which rings no bell.
-            if memory.hasDemotions { work.notify() }
+            if memory.hasDemotions || tier.hasNotes { work.notify() }
             if round.isMultiple(of: 10) {
                 tier.endPins(by: tier.wallMilliseconds(reactor.now()))
                 if isCheckpointDue { await writeCheckpoint() }
@@ -56,14 +56,16 @@ extension SSDStore {
         }
     }
 
-    /// Gives a free segment's space back: the capacity was lowered.
+    /// Gives free segments' space back: the capacity was lowered. Reclaim and deletions keep
+    /// what they need.
     private func shrink(_ lane: SSDLane<R>) {
-        guard
-            let slot = tier.segments().firstIndex(where: {
-                $0.directory == lane.number && $0.state == .free
-            })
-        else { return }
-        remove(slot, lane)
+        for (slot, segment) in tier.segments().enumerated()
+        where segment.directory == lane.number && segment.state == .free {
+            guard lane.segmentCount > lane.segmentCountMax, lane.retryAt == nil,
+                tier.freeSegmentCount(directory: lane.number) > Self.freeSegmentCountWanted
+            else { return }
+            remove(slot, lane)
+        }
     }
 
     private func remove(_ slot: Int, _ lane: SSDLane<R>) {
@@ -76,6 +78,7 @@ extension SSDStore {
             return
         }
         files[slot] = nil
+        lane.fileSlots.remove(tier.segment(slot).fileSlot)
         lane.segmentCount -= 1
         tier.setState(of: slot, to: .removed)
     }

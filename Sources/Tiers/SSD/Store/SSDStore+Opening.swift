@@ -35,7 +35,12 @@ extension SSDStore {
     }
 
     private func openHere() async -> Found {
-        for path in configuration.directories { await openLane(path) }
+        // New directories get the store of those that are there already.
+        var newPaths: [String] = []
+        for path in configuration.directories where await !openLane(path, mayBeNew: false) {
+            newPaths.append(path)
+        }
+        for path in newPaths { _ = await openLane(path, mayBeNew: true) }
         countFailedDirectories()
         tier.state.withLock { [lanes, configuration] state in
             state.isDirectoryMissing = lanes.count < configuration.directories.count
@@ -68,12 +73,17 @@ extension SSDStore {
 
     // MARK: Directories
 
-    private func openLane(_ path: String) async {
+    /// Takes a directory, or reports why not.
+    /// - Returns: false when it is new and was left alone because it must not be.
+    private func openLane(_ path: String, mayBeNew: Bool) async -> Bool {
         var taken: R.Directory?
         do throws(LaneFault) {
             let directory = try open(directory: path)
             taken = directory
-            let (identity, mode) = try await identify(directory)
+            guard let (identity, mode) = try await identify(directory, mayBeNew: mayBeNew) else {
+                directory.close()
+                return false
+            }
             lanes.append(
                 SSDLane(
                     number: lanes.count, path: path, directory: directory, identity: identity,
@@ -82,6 +92,7 @@ extension SSDStore {
             taken?.close()
             report(SSDEvent(.unavailable, path, error.message))
         }
+        return true
     }
 
     /// Why a directory is left out.
@@ -125,26 +136,31 @@ extension SSDStore {
             Int(UInt16.max) / configuration.directories.count)
     }
 
-    /// Reads the directory's identity, or gives it one.
+    /// Reads the directory's identity, or gives it one where it `mayBeNew`; nil when it is.
     private func identify(
-        _ directory: R.Directory
-    ) async throws(LaneFault) -> (SSDIdentity, FileMode) {
+        _ directory: R.Directory, mayBeNew: Bool
+    ) async throws(LaneFault) -> (SSDIdentity, FileMode)? {
         let mode: FileMode
         let identity: Result<SSDIdentity, LaneFault>
         do throws(IOFault) {
-            mode = try fileMode(directory)
-            let byteCount = try directory.byteCount(of: SSDFormat.identityName) ?? 0
-            if byteCount >= UInt64(SSDFormat.blockByteCount) {
-                identity = try await readIdentity(directory, mode)
-            } else if try directory.fileNames().contains(where: {
+            // An empty file is what a crash left that came before its only write.
+            let isNew = try (directory.byteCount(of: SSDFormat.identityName) ?? 0) == 0
+            let hasSegments = try directory.fileNames().contains {
                 SSDFormat.segmentSlot(name: $0) != nil
-            }) {
+            }
+            guard mayBeNew || !isNew || hasSegments else { return nil }
+            if isNew, hasSegments {
+                mode = .readWrite
                 identity = .failure(
                     LaneFault(
                         message: "there are segments and no store.kvs: this is no store of ours; "
                             + "empty the directory or use another"))
             } else {
-                identity = .success(try await writeIdentity(directory, mode))
+                mode = try fileMode(directory)
+                identity =
+                    isNew
+                    ? .success(try await writeIdentity(directory, mode))
+                    : try await readIdentity(directory, mode)
             }
         } catch {
             throw LaneFault(
@@ -233,6 +249,10 @@ extension SSDStore {
         do throws(IOFault) {
             names = try lane.directory.fileNames().sorted()
         } catch {
+            // New segments could not be told from those that are there.
+            lane.isGone = true
+            lane.directory.close()
+            tier.state.withLock { $0.isDirectoryMissing = true }
             report(SSDEvent(.unavailable, lane.path, "the directory cannot be listed (\(error))"))
             return []
         }
@@ -240,7 +260,7 @@ extension SSDStore {
         for name in names {
             guard let fileSlot = SSDFormat.segmentSlot(name: name) else { continue }
             guard !isEmpty(name, lane) else { continue }
-            lane.nextFileSlot = max(lane.nextFileSlot, fileSlot + 1)
+            lane.fileSlots.insert(fileSlot)
             switch await inspect(name, fileSlot, lane) {
             case .foreign(let why):
                 tier.count { $0.foreignFileCount += 1 }
@@ -376,6 +396,8 @@ extension SSDStore {
         let open = OpenSegment<R>(slot: candidate.slot, header: candidate.header, file: file)
         open.entries = entries
         do throws(IOFault) {
+            // What was read may be in the device's cache alone.
+            try await file.synchronize()
             try await writeFooter(open)
         } catch {
             fault(error, candidate.lane, "sealing a segment")

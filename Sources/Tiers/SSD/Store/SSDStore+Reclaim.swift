@@ -11,7 +11,7 @@ extension SSDStore {
     @discardableResult
     func startReclaim(_ lane: SSDLane<R>) -> Bool {
         guard !lane.isReclaiming else { return true }
-        guard lane.retryAt == nil, !lane.isGone, !isOverdue,
+        guard lane.isWritable, !isOverdue,
             !tier.sealedSegments(directory: lane.number).isEmpty
         else { return false }
         lane.isReclaiming = true
@@ -23,6 +23,12 @@ extension SSDStore {
                 guard await store.reclaimOldest(lane) else { break }
                 let hasGained = store.tier.freeSegmentCount(directory: number) > freeCount
                 lane.fruitlessReclaimCount = hasGained ? 0 : lane.fruitlessReclaimCount + 1
+                // What is pinned may leave no segment empty however it is moved.
+                if lane.fruitlessReclaimCount >= 8 * fruitlessReclaimCountMax {
+                    lane.fruitlessReclaimCount = fruitlessReclaimCountMax
+                    lane.reclaimAgainAt = store.reactor.now().adding(
+                        milliseconds: 100 * store.configuration.roundMilliseconds)
+                }
             }
             lane.isReclaiming = false
             lane.changed.notify()
@@ -31,10 +37,14 @@ extension SSDStore {
     }
 
     func wantsReclaim(_ lane: SSDLane<R>) -> Bool {
-        guard !isOverdue, lane.retryAt == nil else { return false }
+        guard !isOverdue, lane.isWritable, lane.reclaimAgainAt <= reactor.now() else {
+            return false
+        }
         let free = tier.freeSegmentCount(directory: lane.number)
+        let usedMax = lane.segmentCountMax - Self.freeSegmentCountWanted
         return free < Self.freeSegmentCountWanted && !canGrow(lane)
-            || lane.segmentCount > lane.segmentCountMax || tier.isIndexFull
+            || lane.segmentCount > lane.segmentCountMax && lane.segmentCount - free > usedMax
+            || tier.isIndexFull
     }
 
     private func canGrow(_ lane: SSDLane<R>) -> Bool {
@@ -87,8 +97,14 @@ extension SSDStore {
                 entries = try await scanner.scan(header, verifying: false)
             }
         } catch {
-            tier.setState(of: slot, to: .sealed)
-            fault(error, lane, "reading a segment")
+            // Without its notes it cannot be erased; others can.
+            tier.setState(of: slot, to: error == .cancelled ? .sealed : .unknown)
+            tier.count { $0.readFaultCount += 1 }
+            report(
+                SSDEvent(
+                    .fault, lane.path,
+                    "\(fileName(ofSegment: slot)) cannot be read (\(error)): its space is lost "
+                        + "until a start can read it"))
             return false
         }
         guard await keep(entries, slot, file, lane, keeping) else {
@@ -145,9 +161,12 @@ extension SSDStore {
     /// Whether what lives in the lane leaves a fifth of its room for what is written, and moving it
     /// has gained something lately: large chunks may leave no segment empty however they are moved.
     private func hasRoomForLiving(_ lane: SSDLane<R>) -> Bool {
-        guard lane.fruitlessReclaimCount < fruitlessReclaimCountMax else { return false }
+        guard lane.fruitlessReclaimCount < fruitlessReclaimCountMax, !tier.isIndexFull else {
+            return false
+        }
         // One segment is open and two are free, as a rule.
-        let count = lane.isFull ? lane.segmentCount : lane.segmentCountMax
+        let count =
+            lane.isFull ? min(lane.segmentCount, lane.segmentCountMax) : lane.segmentCountMax
         let usable = max(1, count - 1 - Self.freeSegmentCountWanted)
         return tier.liveBlockCount(directory: lane.number)
             <= usable * lane.segmentBlockCount / 5 * 4
@@ -162,6 +181,7 @@ extension SSDStore {
         // Hot chunks get at most half of what is gained, so that reclaim gains something.
         var byteCountLeft = lane.segmentBlockCount * SSDFormat.blockByteCount / 2
         var renewed: [UInt64] = []
+        var dropped: Set<UInt32> = []
         for entry in entries {
             guard !isOverdue else { return false }
             guard entry.kind == .chunk else {
@@ -180,16 +200,37 @@ extension SSDStore {
             // Memory may serve it, so that its uses do not show here.
             case .worthless: isKept = isKept && memory.isResident(name)
             }
-            guard isKept || mustBeKept else { continue }
+            guard isKept || mustBeKept else {
+                dropped.insert(entry.block)
+                continue
+            }
             byteCountLeft -= byteCount
             guard let target = keeping == .elsewhere ? writableLane() : lane else { return false }
             let isCopied = await copy(entry, name, from: place, file, to: target)
             guard isCopied || !mustBeKept else { return false }
+            if !isCopied { dropped.insert(entry.block) }
         }
         await synchronizeAll()
-        guard lane.retryAt == nil || lane.isEvacuating else { return false }
+        guard lane.retryAt == nil || lane.isEvacuating, !stillHolds(entries, slot, besides: dropped)
+        else { return false }
         let areRenewed = await awaitNotes(renewed, deadline: .distantFuture)
         return !areRenewed.contains(false)
+    }
+
+    /// Whether a chunk that was to move is in the segment again: where it went is not durable.
+    private func stillHolds(
+        _ entries: [FooterEntry], _ slot: Int, besides dropped: Set<UInt32>
+    ) -> Bool {
+        let wall = tier.wallMilliseconds(reactor.now())
+        return entries.contains { entry in
+            guard entry.kind == .chunk, !dropped.contains(entry.block),
+                let namespace = tier.namespace(tagged: entry.namespace)
+            else { return false }
+            let name = ChunkName(namespace, entry.key)
+            let place = SSDPlace(segment: UInt16(slot), block: UInt16(entry.block))
+            if case .dead = tier.fate(of: name, at: place, wallMilliseconds: wall) { return false }
+            return true
+        }
     }
 
     /// Writes the record at `place` once more, into another segment; false when it was not.
@@ -198,28 +239,29 @@ extension SSDStore {
         to lane: SSDLane<R>
     ) async -> Bool {
         let blockCount = Int(entry.blockCount)
+        // Another lane makes room for what is evacuated as it does for what is new.
+        let isFromLane = tier.segment(Int(place.segment)).directory == lane.number
         guard
-            let (open, block) = await reserve(lane, blockCount: blockCount, forReclaim: true)
+            let (open, block) = await reserve(lane, blockCount: blockCount, forReclaim: isFromLane)
         else { return false }
         guard let sequence = tier.beginMove(of: name, from: place) else {
             open.complete([])
             recordsChanged.notify()
             return true
         }
+        defer { recordsChanged.notify() }
         let copied: Bool
         do throws(IOFault) {
             copied = try await copyRecord(
                 entry, from: file, to: open, at: block, sequence: sequence)
         } catch {
             open.complete([])
-            recordsChanged.notify()
             abandon(open, lane, error, "moving a chunk")
             return false
         }
         guard copied else {
             tier.condemn(place, name)
             open.complete([])
-            recordsChanged.notify()
             report(
                 SSDEvent(
                     .checksumMismatch, lane.path,
@@ -232,12 +274,12 @@ extension SSDStore {
         var moved = entry
         moved.block = UInt32(block)
         moved.sequence = sequence
-        open.complete([moved])
-        recordsChanged.notify()
+        open.complete([moved], movedFrom: place)
         return true
     }
 
-    /// Copies payload, then header; false when the payload does not match its checksum.
+    /// Copies payload, then header; false when the payload cannot be read, or does not match its
+    /// checksum.
     private func copyRecord(
         _ entry: FooterEntry, from file: R.File, to open: OpenSegment<R>, at block: Int,
         sequence: UInt64
@@ -254,8 +296,15 @@ extension SSDStore {
             let blocks = piece.bytes.prefix(
                 SSDFormat.blockCount(count) * SSDFormat.blockByteCount)
             let offset = UInt64(done + SSDFormat.blockByteCount)
-            try await file.read(
-                into: blocks, at: UInt64(Int(entry.block) * SSDFormat.blockByteCount) + offset)
+            do throws(IOFault) {
+                try await file.readPersistently(
+                    into: blocks,
+                    at: UInt64(Int(entry.block) * SSDFormat.blockByteCount) + offset)
+            } catch {
+                guard error != .cancelled else { throw error }
+                tier.count { $0.readFaultCount += 1 }
+                return false
+            }
             whole.add(blocks.prefix(count))
             for start in stride(from: 0, to: count, by: stripe) {
                 stripes.append(

@@ -31,7 +31,7 @@ extension SSDStore {
     func scrubForever() async {
         var next = reactor.now().adding(milliseconds: firstScrubMilliseconds)
         while !isStopping {
-            guard await pause(milliseconds: 200) else { return }
+            guard await pause(milliseconds: 2 * configuration.roundMilliseconds) else { return }
             let isDue = configuration.scrubByteCountPerSecond > 0 && reactor.now() >= next
             guard scrub.isRequested || isDue else { continue }
             if !scrub.isRequested { scrub.rate = configuration.scrubByteCountPerSecond }

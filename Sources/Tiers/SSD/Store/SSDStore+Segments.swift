@@ -41,7 +41,8 @@ extension SSDStore {
     func grow(_ lane: SSDLane<R>) -> Bool {
         guard lane.segmentCount < lane.segmentCountMax else { return false }
         let byteCount = UInt64(lane.segmentBlockCount * SSDFormat.blockByteCount)
-        let name = SSDFormat.segmentName(slot: lane.nextFileSlot)
+        let fileSlot = lane.unusedFileSlot
+        let name = SSDFormat.segmentName(slot: fileSlot)
         do throws(IOFault) {
             let free = try lane.directory.freeByteCount()
             guard free >= byteCount + UInt64(configuration.reserve.bytes) else {
@@ -50,12 +51,11 @@ extension SSDStore {
             try lane.directory.preallocate(name, byteCount: byteCount)
             let handle = try lane.directory.open(name, lane.mode)
             try lane.directory.synchronize()
-            let segment = SSDSegment(
-                directory: lane.number, fileSlot: lane.nextFileSlot, state: .free)
+            let segment = SSDSegment(directory: lane.number, fileSlot: fileSlot, state: .free)
             guard let slot = tier.addSegment(segment) else { return false }
             files[slot] = handle
             lane.segmentCount += 1
-            lane.nextFileSlot += 1
+            lane.fileSlots.insert(fileSlot)
             lane.isFull = false
             return true
         } catch {
@@ -67,7 +67,7 @@ extension SSDStore {
                             + "\(lane.segmentCount) segments; free space, or lower ssd.reserve"))
             }
             // Something else has that name: a folder, or a link.
-            if error != .noSpace { lane.nextFileSlot += 1 }
+            if error != .noSpace { lane.fileSlots.insert(fileSlot) }
             lane.isFull = true
             return false
         }
@@ -139,18 +139,23 @@ extension SSDStore {
         let count = open.entries.count
         do throws(IOFault) {
             try await open.file.synchronize()
-            open.synchronizedEntryCount = max(open.synchronizedEntryCount, count)
+            open.noteSynchronized(entryCount: count)
+            noteSuccess(lane)
         } catch {
             // The kernel may have dropped any of these writes, and will not try again.
             open.isDamaged = true
-            for entry in open.entries.dropFirst(open.synchronizedEntryCount)
-            where entry.kind == .chunk {
+            synchronizationFaultCount += 1
+            for (entry, origin) in open.takeUnsynchronized() where entry.kind == .chunk {
                 guard let namespace = tier.namespace(tagged: entry.namespace) else { continue }
-                tier.fail(
-                    ChunkName(namespace, entry.key),
-                    at: SSDPlace(segment: UInt16(open.slot), block: UInt16(entry.block)))
+                let name = ChunkName(namespace, entry.key)
+                let place = SSDPlace(segment: UInt16(open.slot), block: UInt16(entry.block))
+                if let origin {
+                    tier.moveBack(name, from: place, to: origin)
+                } else {
+                    tier.fail(name, at: place)
+                    memory.isNotStored(name, waits: true)
+                }
             }
-            open.entries.removeSubrange(open.synchronizedEntryCount...)
             abandon(open, lane, error, "a synchronization")
         }
     }
@@ -179,13 +184,14 @@ extension SSDStore {
         }
         guard !open.isSealed else { return }
         open.isSealed = true
+        // What a footer lists is durable before the footer is there.
+        _ = await synchronize(lane)
         do throws(IOFault) {
             if !open.isDamaged { try await writeFooter(open) }
         } catch {
             // It is read like an open one at the next start.
             fault(error, lane, "sealing a segment")
         }
-        _ = await synchronize(lane)
         lane.unsealed.removeAll { $0 === open }
         open.file.close()
         tier.closeSegment(open.slot, nextSequence: open.nextSequence)
@@ -205,7 +211,6 @@ extension SSDStore {
         try await write(table, to: open.file, block: first)
         try await open.file.synchronize()
         tier.count { $0.writtenByteCount += blockCount * SSDFormat.blockByteCount }
-        open.synchronizedEntryCount = open.entries.count
     }
 
     /// Writes blocks of metadata; they live as long as the call.

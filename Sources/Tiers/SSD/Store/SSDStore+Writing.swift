@@ -63,7 +63,8 @@ extension SSDStore {
         lanes[number].changed.notify()
         recordsChanged.notify()
         if !isStored {
-            memory.isNotStored(name, waits: false)
+            // After a fault it is written again; without room, when it is used.
+            memory.isNotStored(name, waits: lanes[number].retryAt != nil)
         }
     }
 
@@ -80,9 +81,11 @@ extension SSDStore {
         storeCount += 1
         defer { storeCount -= 1 }
         for _ in 0..<storeAttemptCountMax {
-            switch tier.presence(of: name, now: reactor.now()) {
-            case .onItsWay:
+            while tier.presence(of: name, now: reactor.now()) == .onItsWay {
                 await recordsChanged.wait()
+            }
+            switch tier.presence(of: name, now: reactor.now()) {
+            case .onItsWay: continue
             case .there:
                 await synchronizeAll()
                 // A synchronization that failed took it out.
@@ -134,7 +137,7 @@ extension SSDStore {
         let footer = FooterTable.blockCount(entryCount: entryCount)
         let kept = OpenSegment<R>.blockCountForNotes(of: lane.segmentBlockCount)
         guard 1 + blockCount + footer + kept <= lane.segmentBlockCount else { return nil }
-        while lane.retryAt == nil, !lane.isGone {
+        while lane.isWritable {
             // The last segment is for what reclaim moves, until it has made room.
             if !forReclaim, lane.isReclaiming, tier.freeSegmentCount(directory: lane.number) == 0 {
                 await lane.changed.wait()

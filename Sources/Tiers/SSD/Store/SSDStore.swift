@@ -22,11 +22,14 @@ package actor SSDStore<R: Reactor> {
         package var directIO: DirectIO
         /// Segments to seal before a checkpoint is worth its writing.
         package var checkpointSegmentCount = 16
+        /// How often the directories are looked after; after a fault they stand still for ten
+        /// times as long at least.
+        package var roundMilliseconds: UInt64
 
         package init(
             directories: [String], capacity: ByteCount, segmentByteCount: ByteCount,
             reserve: ByteCount = ByteCount(0), scrubByteCountPerSecond: Int = 0,
-            directIO: DirectIO = .automatic
+            directIO: DirectIO = .automatic, roundMilliseconds: UInt64 = 100
         ) {
             self.directories = directories
             self.capacity = capacity
@@ -34,6 +37,7 @@ package actor SSDStore<R: Reactor> {
             self.reserve = reserve
             self.scrubByteCountPerSecond = scrubByteCountPerSecond
             self.directIO = directIO
+            self.roundMilliseconds = roundMilliseconds
         }
     }
 
@@ -73,6 +77,8 @@ package actor SSDStore<R: Reactor> {
     var taskCount = 0
     let tasksChanged = Signal()
     var scrub = ScrubState()
+    /// Synchronizations of segments that failed.
+    var synchronizationFaultCount = 0
     /// Segments sealed since the last checkpoint.
     var sealedCount = 0
     var isWritingCheckpoint = false
@@ -238,15 +244,16 @@ package actor SSDStore<R: Reactor> {
         guard fault != .cancelled else { return }
         let isNew = lane.retryAt == nil
         lane.faultCount += 1
-        let seconds = min(60, 1 << min(lane.faultCount - 1, 6))
-        lane.retryAt = reactor.now().adding(milliseconds: UInt64(seconds) * 1_000)
+        let rounds = 10 * min(60, 1 << min(lane.faultCount - 1, 6)) as UInt64
+        let milliseconds = rounds * configuration.roundMilliseconds
+        lane.retryAt = reactor.now().adding(milliseconds: milliseconds)
         countFailedDirectories()
         if isNew {
             report(
                 SSDEvent(
                     .fault, lane.path,
-                    "\(what) failed (\(fault)); writing stands still for \(seconds) s, chunks "
-                        + "stay in memory"))
+                    "\(what) failed (\(fault)); writing stands still for "
+                        + "\(milliseconds / 1_000) s, chunks stay in memory"))
         }
         lane.changed.notify()
         notesChanged.notify()

@@ -24,30 +24,15 @@ final class SegmentScanner<R: Reactor> {
         {
             let end = min(blocks.lowerBound + Self.windowBlockCount, blockCount)
             windowBlocks = 0..<0
-            try await readPersistently(
-                window.bytes.prefix((end - blocks.lowerBound) * SSDFormat.blockByteCount),
-                at: blocks.lowerBound)
+            try await file.readPersistently(
+                into: window.bytes.prefix(
+                    (end - blocks.lowerBound) * SSDFormat.blockByteCount),
+                at: UInt64(blocks.lowerBound * SSDFormat.blockByteCount))
             windowBlocks = blocks.lowerBound..<end
         }
         return window.bytes.slice(
             offset: (blocks.lowerBound - windowBlocks.lowerBound) * SSDFormat.blockByteCount,
             count: blocks.count * SSDFormat.blockByteCount)
-    }
-
-    /// Reads blocks into memory of the caller's; tries three times.
-    private nonisolated(nonsending) func readPersistently(
-        _ target: PinnedBytes, at block: Int
-    ) async throws(IOFault) {
-        var attempt = 1
-        while true {
-            do throws(IOFault) {
-                try await file.read(into: target, at: UInt64(block * SSDFormat.blockByteCount))
-                return
-            } catch {
-                guard attempt < 3, error != .cancelled else { throw error }
-                attempt += 1
-            }
-        }
     }
 
     /// The segment's header block.
@@ -76,7 +61,8 @@ final class SegmentScanner<R: Reactor> {
                 tail.slice(offset: offset, count: tail.count - offset), trailer, header)
         }
         let table = SSDFormat.makeBlocks(trailer.tableBlockCount)
-        try await readPersistently(table.bytes, at: tableFirst)
+        try await file.readPersistently(
+            into: table.bytes, at: UInt64(tableFirst * SSDFormat.blockByteCount))
         return withExtendedLifetime(table) { decode(table.bytes, trailer, header) }
     }
 
@@ -140,5 +126,23 @@ final class SegmentScanner<R: Reactor> {
             done += count
         }
         return checksum.value
+    }
+}
+
+extension BlockFile {
+    /// Fills all of `target` from `offset`; tries three times.
+    nonisolated(nonsending) func readPersistently(
+        into target: PinnedBytes, at offset: UInt64
+    ) async throws(IOFault) {
+        var attempt = 1
+        while true {
+            do throws(IOFault) {
+                try await read(into: target, at: offset)
+                return
+            } catch {
+                guard attempt < 3, error != .cancelled else { throw error }
+                attempt += 1
+            }
+        }
     }
 }
