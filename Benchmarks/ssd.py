@@ -80,8 +80,7 @@ def reserved_huge_pages(mebibytes):
 
 def check_room(arguments, folder):
     """Fails before anything is written when the file system has no room for it."""
-    needed = arguments.key_set_mebibytes * 9 // 4 + arguments.capacity_mebibytes // 4
-    needed = max(needed, 2 * arguments.capacity_mebibytes) * MEBIBYTE
+    needed = max(arguments.key_set_mebibytes * 5 // 2, arguments.capacity_mebibytes * 2) * MEBIBYTE
     free = shutil.disk_usage(folder).free
     if not arguments.recovery and free < needed:
         raise HarnessError(f"{folder} has {free >> 30} GiB free, {needed >> 30} GiB are needed; "

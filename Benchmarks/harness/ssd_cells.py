@@ -19,9 +19,10 @@ WRITE_DEPTH = 8
 INGEST_CONNECTIONS = 8
 DRAIN_SECONDS_MAX = 60
 FILL_SECONDS_MAX = 300
-# Room for what the log cannot use while it is full of chunks that must stay: the segment that is
-# open, and those that are kept free.
-READ_CAPACITY_FACTOR = 1.25
+# Beside segments full of chunks that must stay: the one that is open, those that are kept free,
+# metadata, and the share of each segment that chunks do not take.
+SPARE_SEGMENTS = 8
+SEGMENT_FILL_SHARE = 0.95
 # Values in memory beside an ingest: few enough to be read again long before their turn to go.
 RESIDENT_MEBIBYTES = 64
 
@@ -160,9 +161,10 @@ class Bench:
 
     def measure_reads(self, value_bytes):
         key_count = self.arguments.key_set_mebibytes * MEBIBYTE // value_bytes
-        capacity = self.arguments.key_set_mebibytes * READ_CAPACITY_FACTOR
-        capacity = int(max(capacity, 16 * self.segment_bytes // MEBIBYTE))
-        with self.daemon(capacity, self.arguments.memory_mebibytes) as server:
+        chunks_per_segment = int(self.segment_bytes * SEGMENT_FILL_SHARE) // (value_bytes + 4096)
+        segment_count = -(-key_count // chunks_per_segment) + SPARE_SEGMENTS
+        capacity_mebibytes = segment_count * self.segment_bytes // MEBIBYTE
+        with self.daemon(capacity_mebibytes, self.arguments.memory_mebibytes) as server:
             self.load(server, "fill", value_bytes=value_bytes, key_count=key_count,
                       connections=FILL_CONNECTIONS, acknowledge="ssd")
             self.load(server, "verify", value_bytes=value_bytes, key_count=key_count,
