@@ -35,9 +35,9 @@ extension Connection {
             LeaseAnswer.encode(&writer, recordCount: lease.keys.count, expiry: expiry)
             var isPrefix = true
             for index in 0..<lease.keys.count {
-                let read = loaded.removeValue(forKey: index)
                 let record = grant(
-                    lease.keys[index], read, until: expiry, now: request.arrival,
+                    lease.keys[index], loaded.removeValue(forKey: index), until: expiry,
+                    now: request.arrival,
                     asUse: use(isPrefix))
                 isPrefix = isPrefix && record.status == .ok
                 record.encode(&writer)
@@ -45,32 +45,53 @@ extension Connection {
         }
     }
 
-    /// Reads the chunks that are not in memory, many at a time; memory may not have room for all.
+    /// A chunk that is held for the answer, or why there is none.
+    private enum Loaded {
+        case fromMemory(Hold)
+        case fromSSD(Result<Hold, Status>)
+    }
+
+    /// Takes hold of all that is in memory, and reads what is not, many at a time; memory may not
+    /// have room for all. What is read evicts what nobody holds.
     private nonisolated(nonsending) func load(
         _ keys: KeyList, _ request: Request
-    ) async -> [Int: Result<Hold, Status>] {
+    ) async -> [Int: Loaded] {
         guard let ssd else { return [:] }
-        var loaded: [Int: Result<Hold, Status>] = [:]
+        var loaded: [Int: Loaded] = [:]
         var ahead = ReadAhead(
             ssd, memory: node.tier, namespace: namespace, deadline: request.deadline)
         for index in 0..<keys.count {
             ahead.prepare(from: index, keyCount: keys.count) { keys[$0] }
-            if let read = await ahead.take(index) { loaded[index] = read }
+            if let read = await ahead.take(index) {
+                loaded[index] = .fromSSD(read)
+            } else if let held = node.tier.hold(
+                namespace, keys[index], now: request.arrival, asUse: .doesNotCount)
+            {
+                loaded[index] = .fromMemory(held.escape())
+            } else {
+                // It was there when others were begun to be read.
+                loaded[index] = .fromSSD(
+                    await ssd.reader.obtain(
+                        ChunkName(namespace, keys[index]), deadline: request.deadline))
+            }
         }
         return loaded
     }
 
     private func grant(
-        _ key: ChunkKey, _ read: Result<Hold, Status>?, until expiry: Instant, now: Instant,
+        _ key: ChunkKey, _ loaded: Loaded?, until expiry: Instant, now: Instant,
         asUse use: RAMTier.Use
     ) -> LeaseRecord {
         var found: HeldChunk?
         var missing = Status.notFound
-        switch read {
-        case .success(let hold)?:
+        switch loaded {
+        case .fromMemory(let hold)?:
+            _ = node.tier.describe(namespace, key, now: now, asUse: use)
+            found = node.tier.lend(hold)
+        case .fromSSD(.success(let hold))?:
             node.metrics.add(.ssdHits)
             found = node.tier.lend(hold)
-        case .failure(let status)?: missing = status
+        case .fromSSD(.failure(let status))?: missing = status
         case nil: found = node.tier.hold(namespace, key, now: now, asUse: use)
         }
         guard let held = found.take() else {
