@@ -39,13 +39,13 @@ def parse_arguments():
     parser.add_argument("--directory", type=Path, default=TOP / "build",
                         help="where stores and fio's file are made, and removed at the end")
     parser.add_argument("--key-set-mebibytes", type=int,
-                        help="values of one size that are read (6144; 48)")
+                        help="values of one size that are read (6144; 64)")
     parser.add_argument("--capacity-mebibytes", type=int,
                         help="the store while it is written to (6144; 256)")
     parser.add_argument("--memory-mebibytes", type=int,
-                        help="memory budget while values are read (512; 64)")
-    parser.add_argument("--batch", type=int, default=1,
-                        help="keys per LEASE; depth = connections x batch")
+                        help="memory budget while values are read (512; 48)")
+    parser.add_argument("--batch", type=int,
+                        help="keys per LEASE (1; 4); depth = connections x batch")
     parser.add_argument("--huge-pages", action="store_true",
                         help="reserve huge pages for the arena and for fio while this runs (root)")
     parser.add_argument("--scheduler", choices=("fifo", "other"), default="other",
@@ -58,8 +58,8 @@ def parse_arguments():
     parser.add_argument("--without-fio", action="store_true", help="kvstored alone")
     parser.add_argument("--json", type=Path, help="write all rows to this file")
     arguments = parser.parse_args()
-    defaults = {"rounds": (3, 1), "milliseconds": (5000, 300), "key_set_mebibytes": (6144, 48),
-                "capacity_mebibytes": (6144, 256), "memory_mebibytes": (512, 64),
+    defaults = {"rounds": (3, 1), "milliseconds": (5000, 300), "key_set_mebibytes": (6144, 64),
+                "capacity_mebibytes": (6144, 256), "memory_mebibytes": (512, 48), "batch": (1, 4),
                 "recovery_segments": (4096, 3)}
     for name, (full_value, quick_value) in defaults.items():
         if getattr(arguments, name) is None:
