@@ -26,7 +26,7 @@ extension Connection {
         var loaded = await load(lease.keys, request)
         // Those that were not granted, because there was no memory for the answer.
         defer {
-            for case .success(let hold) in loaded.values { node.tier.release(hold) }
+            for hold in loaded.values.compactMap(\.hold) { node.tier.release(hold) }
         }
         return try await answerLarge(
             request,
@@ -37,8 +37,7 @@ extension Connection {
             for index in 0..<lease.keys.count {
                 let record = grant(
                     lease.keys[index], loaded.removeValue(forKey: index), until: expiry,
-                    now: request.arrival,
-                    asUse: use(isPrefix))
+                    now: request.arrival, asUse: use(isPrefix))
                 isPrefix = isPrefix && record.status == .ok
                 record.encode(&writer)
             }
@@ -49,6 +48,13 @@ extension Connection {
     private enum Loaded {
         case fromMemory(Hold)
         case fromSSD(Result<Hold, Status>)
+
+        var hold: Hold? {
+            switch self {
+            case .fromMemory(let hold), .fromSSD(.success(let hold)): hold
+            case .fromSSD(.failure): nil
+            }
+        }
     }
 
     /// Takes hold of all that is in memory, and reads what is not, many at a time; memory may not
