@@ -355,17 +355,20 @@ extension SSDStore {
     }
 
     private func work(_ queue: RecoveryQueue<R>, _ recovery: SSDRecovery) async {
+        let window = SegmentScanner<R>.makeWindow(blockCount: SSDFormat.segmentBlockCountMax)
         while let candidate = queue.next() {
-            if await read(candidate, recovery) { queue.scannedCount += 1 }
+            if await read(candidate, recovery, window) { queue.scannedCount += 1 }
         }
     }
 
-    private func read(_ candidate: Candidate, _ recovery: SSDRecovery) async -> Bool {
+    private func read(
+        _ candidate: Candidate, _ recovery: SSDRecovery, _ window: OwnedBytes
+    ) async -> Bool {
         guard let handle = files[candidate.slot] else { return false }
         let file = reactor.attach(handle)
         defer { file.close() }
         let scanner = SegmentScanner<R>(
-            file: file, blockCount: Int(candidate.header.blockCount))
+            file: file, blockCount: Int(candidate.header.blockCount), window: window)
         do throws(IOFault) {
             recovery.note(nextSequence: candidate.header.firstSequence)
             if let entries = try await scanner.readFooter(of: candidate.header) {

@@ -6,15 +6,24 @@ internal import Kernels
 final class SegmentScanner<R: Reactor> {
     /// Blocks that are read at once.
     private static var windowBlockCount: Int { 256 }
+    /// Blocks of a trailer and the table of a thousand chunks, which are few in most segments.
+    private static var footerBlockCountExpected: Int { 32 }
 
     private let file: R.File
     private let blockCount: Int
-    private let window = SSDFormat.makeBlocks(windowBlockCount)
+    private let window: OwnedBytes
     private var windowBlocks = 0..<0
 
-    init(file: R.File, blockCount: Int) {
+    /// `window` is memory that many scanners use one after another; fresh unless it is given.
+    init(file: R.File, blockCount: Int, window: OwnedBytes? = nil) {
         self.file = file
         self.blockCount = blockCount
+        self.window = window ?? Self.makeWindow(blockCount: blockCount)
+    }
+
+    /// Memory for scanners of segments of that size.
+    static func makeWindow(blockCount: Int) -> OwnedBytes {
+        SSDFormat.makeBlocks(min(windowBlockCount, blockCount))
     }
 
     /// The bytes of `blocks`, which are at most a window; good until the next call.
@@ -45,7 +54,7 @@ final class SegmentScanner<R: Reactor> {
         of header: SegmentHeader
     ) async throws(IOFault) -> [FooterEntry]? {
         // The end of the segment in one read: trailer, and the whole table as a rule.
-        let first = max(1, blockCount - Self.windowBlockCount)
+        let first = max(1, blockCount - Self.footerBlockCountExpected)
         let tail = try await read(first..<blockCount)
         let trailerBlock = tail.dropFirst(tail.count - SSDFormat.blockByteCount)
         let trailer: SegmentTrailer
