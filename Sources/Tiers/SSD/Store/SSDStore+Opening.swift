@@ -257,11 +257,30 @@ extension SSDStore {
             return []
         }
         var candidates: [Candidate] = []
-        for name in names {
-            guard let fileSlot = SSDFormat.segmentSlot(name: name) else { continue }
-            guard !isEmpty(name, lane) else { continue }
+        let number = lane.number
+        var inspections: [(String, UInt32, Task<Inspection, Never>)] = []
+        // The next ones are read while one is looked at.
+        func begin(_ name: String) {
+            guard let fileSlot = SSDFormat.segmentSlot(name: name), !isEmpty(name, lane) else {
+                return
+            }
             lane.fileSlots.insert(fileSlot)
-            switch await inspect(name, fileSlot, lane) {
+            let inspection = Task(executorPreference: reactor.executor) {
+                await self.inspect(name, fileSlot, lane: number)
+            }
+            inspections.append((name, fileSlot, inspection))
+        }
+        var next = 0
+        var done = 0
+        while done < inspections.count || next < names.count {
+            while next < names.count, inspections.count - done < inspectionCountMax {
+                begin(names[next])
+                next += 1
+            }
+            guard done < inspections.count else { continue }
+            let (name, fileSlot, inspection) = inspections[done]
+            done += 1
+            switch await inspection.value {
             case .foreign(let why):
                 tier.count { $0.foreignFileCount += 1 }
                 report(SSDEvent(.foreignFile, lane.path, "\(name) was left alone: \(why)"))
@@ -286,15 +305,16 @@ extension SSDStore {
         }
     }
 
-    private enum Inspection {
+    private enum Inspection: Sendable {
         case usable(SegmentHeader?, R.Directory.Handle)
         case foreign(String)
         case unreadable(IOFault)
     }
 
     private func inspect(
-        _ name: String, _ fileSlot: UInt32, _ lane: SSDLane<R>
+        _ name: String, _ fileSlot: UInt32, lane number: Int
     ) async -> Inspection {
+        let lane = lanes[number]
         do throws(IOFault) {
             let byteCount = try lane.directory.byteCount(of: name) ?? 0
             guard byteCount == UInt64(lane.segmentBlockCount * SSDFormat.blockByteCount) else {
@@ -407,6 +427,9 @@ extension SSDStore {
         }
     }
 }
+
+/// Segment files whose headers are read at once.
+private let inspectionCountMax = 32
 
 /// Hands out segments to workers of one executor.
 // SAFETY: confined to the store's executor; it crosses to tasks that run there alone.
