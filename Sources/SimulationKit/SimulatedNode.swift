@@ -27,6 +27,7 @@ final class SimulatedNode: @unchecked Sendable {
     private(set) var found: SSDStore<SimulatedReactor>.Found?
     private(set) var isServing = false
     private(set) var hasStopped = false
+    private var haveShardsStopped = false
 
     /// A process on the world's node host that does nothing yet. `report` hears the tier's events.
     init(
@@ -94,6 +95,7 @@ final class SimulatedNode: @unchecked Sendable {
             await acceptor.close()
             for shard in shards { await shard.beginStop() }
             for shard in shards { await shard.stop(by: deadline) }
+            haveShardsStopped = true
             await store.stop(by: deadline.adding(milliseconds: storeMilliseconds))
             hasStopped = true
         }
@@ -120,7 +122,8 @@ final class SimulatedNode: @unchecked Sendable {
             "  segment \(slot): \(segment.state), directory \(segment.directory), serial "
                 + "\(segment.serial), \(segment.liveCount) chunks"
         }
-        return (status + segments).joined(separator: "\n")
+        let shards = haveShardsStopped ? "  the shards have stopped" : "  the shards run"
+        return ([shards] + status + segments).joined(separator: "\n")
     }
 
     /// What must not be left after a stop; nil when all is well.

@@ -248,6 +248,8 @@ extension SSDStore {
         }
         lane.changed.notify()
         notesChanged.notify()
+        // A segment may wait for its last record to be sealed.
+        recordsChanged.notify()
     }
 
     private func writeNotes(_ notes: [PendingNote], _ lane: SSDLane<R>) async -> Bool {
