@@ -163,6 +163,7 @@ package final class SSDSimulation: @unchecked Sendable {
             "the node serves: \(found.directoryCount) directories, \(found.chunkCount) chunks, "
                 + "\(found.scannedSegmentCount) of \(found.segmentCount) segments scanned, "
                 + (found.hasCheckpoint ? "with a checkpoint" : "without a checkpoint"))
+        notePlaces(node)
         tally[.checkpointsUsed] += found.hasCheckpoint ? 1 : 0
         tally[.segmentsScanned] += found.scannedSegmentCount
         tally[.chunksRecovered] += found.chunkCount
@@ -172,6 +173,21 @@ package final class SSDSimulation: @unchecked Sendable {
         promises.forgetAll()
         if !plan.isDestructive, plan.disk.writeErrorPermille == 0, !plan.isShortOfSpace {
             scheduler.fail("\(missingCount) directories are missing, and the disk was good")
+        }
+    }
+
+    /// Where the chunks lie on the disk.
+    private func notePlaces(_ node: SimulatedNode) {
+        let segments = node.tier.segments()
+        for key in 0..<SSDSimulationPlan.keyCount {
+            let located = node.tier.locate(
+                .default, ChunkKey(simulated: key), now: scheduler.now, asUse: .doesNotCount)
+            guard let place = located?.place else { continue }
+            let segment = segments[Int(place.segment)]
+            note(
+                "lies at block \(place.block) of segment \(segment.fileSlot) (serial "
+                    + "\(segment.serial), \(segment.state)) of directory \(segment.directory)",
+                key: key)
         }
     }
 
@@ -231,6 +247,7 @@ package final class SSDSimulation: @unchecked Sendable {
     /// works and stops.
     private func runLastLife() throws(SimulationFailure) {
         guard let node = livingNode else { return }
+        try scheduler.run(limits: Self.limits) { node.isServing }
         var calm = DiskFaults()
         calm.pageCountMax = plan.disk.pageCountMax
         world.disk(of: SimulatedNode.host).faults = calm
@@ -282,6 +299,7 @@ package final class SSDSimulation: @unchecked Sendable {
 
     /// Takes over what a life counted, before the next one.
     private func countLife(_ node: SimulatedNode) {
+        notePlaces(node)
         let statistics = node.tier.statistics()
         evictionCountBefore = evictionCount + (node.isErasing ? 1 : 0)
         livingNode = nil
