@@ -15,6 +15,7 @@ package enum SSDFormat {
     /// Where the checksum of a block of metadata stands.
     static let blockChecksumOffset = 4_088
     package static let identityName = "store.kvs"
+    package static let identityDraftName = "store.new"
     package static let checkpointName = "checkpoint.kvs"
     package static let checkpointDraftName = "checkpoint.new"
 

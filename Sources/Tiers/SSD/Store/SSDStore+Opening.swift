@@ -143,7 +143,7 @@ extension SSDStore {
         let mode: FileMode
         let identity: Result<SSDIdentity, LaneFault>
         do throws(IOFault) {
-            // An empty file is what a crash left that came before its only write.
+            // An empty file is what a crash left that came before the identity.
             let isNew = try (directory.byteCount(of: SSDFormat.identityName) ?? 0) == 0
             let hasSegments = try directory.fileNames().contains {
                 SSDFormat.segmentSlot(name: $0) != nil
@@ -230,12 +230,14 @@ extension SSDStore {
             segmentBlockCount: UInt32(
                 configuration.segmentByteCount.bytes / SSDFormat.blockByteCount),
             created: tier.wallMilliseconds(reactor.now()))
-        let file = reactor.attach(try directory.open(SSDFormat.identityName, mode))
+        // Under another name until it is whole: a damaged one would shut the directory for good.
+        let file = reactor.attach(try directory.open(SSDFormat.identityDraftName, mode))
         defer { file.close() }
         let block = SSDFormat.makeBlocks(1)
         identity.encode(into: block.bytes)
         try await write(block, to: file, block: 0)
         try await file.synchronize()
+        try directory.rename(SSDFormat.identityDraftName, to: SSDFormat.identityName)
         try directory.synchronize()
         return identity
     }
