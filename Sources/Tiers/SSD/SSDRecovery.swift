@@ -123,6 +123,12 @@ final class SSDRecovery: @unchecked Sendable {
     /// Notes a sequence number that was used.
     func note(nextSequence sequence: UInt64) { nextSequence = max(nextSequence, sequence) }
 
+    /// Notes a serial number that was used, though perhaps no header tells of it: a segment that
+    /// had it again would be taken for the one that the checkpoint covers.
+    func note(serial: UInt64) {
+        tier.state.withLock { $0.nextSerial = max($0.nextSerial, serial + 1) }
+    }
+
     /// Ends the start: numbers go on where they were, what has expired goes.
     func finish() {
         tier.state.withLock { state in

@@ -164,7 +164,8 @@ extension SSDTier {
             let pin = state.pins[ChunkName(namespace, entry.key)]
             let isWanted =
                 entry.kind == .pin && pin != nil
-                ? pin?.sequence == entry.sequence
+                // A pin that a checkpoint told of has not its note's number.
+                ? pin?.sequence == entry.sequence || pin?.until == entry.expiry
                 : (entry.kind == .delete || entry.expiry == 0)
                     && state.mayHoldOlderRecords(than: entry.sequence, besides: segment)
             guard isWanted else { return nil }

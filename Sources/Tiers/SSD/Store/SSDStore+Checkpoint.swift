@@ -184,6 +184,7 @@ extension SSDStore {
         for _ in 0..<header.segmentCount {
             let segment = CheckpointSegment(
                 try await reader.next(CheckpointLayout.segmentByteCount))
+            recovery.note(serial: segment.serial)
             let slot = segment.isSealed ? slot(of: segment) : nil
             slots.append(slot)
             if let slot { coverage[slot] = segment.hasLateNotes ? .chunks : .all }
