@@ -87,7 +87,7 @@ package struct SSDSimulationPlan: Sendable {
     }
 
     /// Whether what the disk confirmed may be lost, deletions too.
-    var losesDeletions: Bool { disk.bitRotPermille > 0 }
+    var losesDeletions: Bool { disk.bitRotPermille > 0 || losesDirectories }
 
     /// Whether the file system has no room for what the capacity allows.
     var isShortOfSpace: Bool { disk.pageCountMax < Int.max }
