@@ -266,7 +266,7 @@ private final class IndexModel {
 
 @Suite struct `Rows of lazy memory` {
     @Test func `are zero at first, and keep what is written`() {
-        let rows = LazyRows<UInt32>(count: 1 << 20)
+        var rows = LazyRows<UInt32>(count: 1 << 20)
         #expect(rows[0] == 0 && rows[rows.count - 1] == 0)
         for index in stride(from: 0, to: rows.count, by: 4_099) { rows[index] = UInt32(index) }
         rows[7] += 5

@@ -97,9 +97,9 @@ struct SSDIndex: ~Copyable {
 
     let entryCountMax: Int
     private(set) var count = 0
-    private let rows: LazyRows<SSDEntry>
+    private var rows: LazyRows<SSDEntry>
     /// Row numbers plus one; 0 where empty.
-    private let buckets: LazyRows<UInt32>
+    private var buckets: LazyRows<UInt32>
     private let seed: UInt64
     /// Rows ever used.
     private(set) var rowCount = 0
@@ -117,7 +117,7 @@ struct SSDIndex: ~Copyable {
 
     subscript(row: UInt32) -> SSDEntry {
         get { rows[Int(row)] }
-        nonmutating _modify { yield &rows[Int(row)] }
+        set { rows[Int(row)] = newValue }
     }
 
     /// The row of a chunk; nil when it has none.

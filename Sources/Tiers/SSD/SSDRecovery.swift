@@ -12,7 +12,7 @@ final class SSDRecovery: @unchecked Sendable {
     private let tier: SSDTier
     private let wallMilliseconds: UInt64
     /// Of the record in each row of the index.
-    private let sequences: LazyRows<UInt64>
+    private var sequences: LazyRows<UInt64>
     private var deletions: [ChunkName: UInt64] = [:]
     private var pins: [ChunkName: SSDPin] = [:]
     private var nextSequence: UInt64 = 1
