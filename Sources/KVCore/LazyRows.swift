@@ -37,7 +37,7 @@ package struct LazyRows<Row: BitwiseCopyable>: ~Copyable {
             // SAFETY: the index was just checked.
             return unsafe rows[index]
         }
-        // Neither `_modify` nor `nonmutating`: Swift 6.3.1 compiles neither with the thread sanitizer.
+        // Neither `_modify` nor `nonmutating`: Swift 6.3.1 fails with the thread sanitizer.
         set {
             invariant(index >= 0 && index < count, "a row outside its table")
             // SAFETY: the index was just checked.
