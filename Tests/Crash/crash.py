@@ -74,12 +74,20 @@ class Setting(NamedTuple):
             kind=kind,
             directory_count=source.choice((1, 1, 2)),
             segment_mib=source.choice((2, 4, 4, 8)),
-            capacity_mib={"roomy": 8_192, "tight": source.choice((128, 160, 192)),
+            capacity_mib={"roomy": 3_072, "tight": source.choice((128, 160, 192)),
                           "overfull": 64}[kind],
             memory_mib=source.choice((24, 32, 48)),
             scrub_rate=source.choice(("0", "4MiB")),
             keys_per_client=keys_per_client,
             sizes=sizes)
+
+
+def time_of_change(path):
+    """When a file was changed last; 0 when there is none."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 class Observer(threading.Thread):
@@ -205,24 +213,26 @@ class Store:
         """Waits for the moment at which this life ends, and ends it."""
         if end == "early":
             time.sleep(self.random.uniform(0, 0.15))
-        else:
-            for crew in self.crews:
-                if not crew.wait_until_checked(CHECK_SECONDS_MAX):
-                    raise DaemonFault(f"clients still read after {CHECK_SECONDS_MAX:.0f} s")
+            self.kill()
+            return
+        for crew in self.crews:
+            if not crew.wait_until_checked(CHECK_SECONDS_MAX):
+                raise DaemonFault(f"clients still read after {CHECK_SECONDS_MAX:.0f} s")
         if end == "clean stop":
             time.sleep(self.random.uniform(0, 0.3))
             self.stop_cleanly(life)
             return
-        if end in ("in load", "in a stop"):
-            time.sleep(self.random.uniform(0, self.random.choice((0.02, 0.2, 0.4, 0.4, 0.7))))
-        elif end == "in a checkpoint":
-            self.await_checkpoint(1.0)
-        if not self.daemon.is_running():
-            raise DaemonFault(f"ended by itself: {self.daemon.process.returncode}")
-        if end == "in a stop":
+        longest = self.random.choice((0.02, 0.2, 0.4, 0.4, 0.7))
+        time.sleep(self.random.uniform(0, 0.2 if end == "in a checkpoint" else longest))
+        # There is a checkpoint at each stop, and now and then under load.
+        stops = end == "in a stop" or end == "in a checkpoint" and self.random.random() < 0.7
+        if stops:
             self.daemon.terminate()
+        if end == "in a stop":
             time.sleep(self.random.uniform(0, 0.1))
-        self.kill(may_have_ended=end == "in a stop")
+        elif end == "in a checkpoint":
+            self.await_checkpoint(0.5)
+        self.kill(may_have_ended=stops)
 
     def kill(self, may_have_ended=False):
         status = self.daemon.kill()
@@ -251,11 +261,12 @@ class Store:
 
     def await_checkpoint(self, seconds_max):
         """Returns in the middle of one, or when there was none."""
-        end = time.monotonic() + self.random.uniform(0, seconds_max)
+        end = time.monotonic() + seconds_max
         marks = [os.path.join(directory, "checkpoint.new") for directory in self.directories]
-        while time.monotonic() < end:
-            if any(map(os.path.exists, marks)):
-                time.sleep(self.random.uniform(0, 0.003))
+        before = list(map(time_of_change, marks))
+        while time.monotonic() < end and self.daemon.is_running():
+            if list(map(time_of_change, marks)) != before:
+                time.sleep(self.random.uniform(0, 0.004))
                 self.counts["killed in a checkpoint"] += 1
                 return
             time.sleep(0.000_2)
