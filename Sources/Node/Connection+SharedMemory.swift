@@ -26,7 +26,7 @@ extension Connection {
         var loaded = await load(lease.keys, request)
         // Those that were not granted, because there was no memory for the answer.
         defer {
-            for hold in loaded.values.compactMap(\.hold) { node.tier.release(hold) }
+            for chunk in loaded.values { if let hold = chunk.hold { node.tier.release(hold) } }
         }
         return try await answerLarge(
             request,
