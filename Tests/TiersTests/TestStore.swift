@@ -426,9 +426,24 @@ extension SSDStore {
 
     var faultyLaneCount: Int { lanes.count { $0.retryAt != nil } }
 
-    func reclaimOldestNow(_ number: Int = 0) async -> Bool {
-        guard let slot = tier.sealedSegments(directory: number).first else { return false }
-        return await empty(slot, lanes[number], .hot)
+    /// Reclaims the oldest sealed segment of the first directory.
+    func reclaimOldestNow(_ keeping: Keeping = .hot) async -> Bool {
+        guard let slot = tier.sealedSegments(directory: 0).first else { return false }
+        return await reclaim(slot: slot, keeping)
+    }
+
+    func reclaim(slot: Int, _ keeping: Keeping) async -> Bool {
+        let number = tier.segment(slot).directory
+        return await onOwnTask { store in await store.empty(slot, store.lanes[number], keeping) }
+    }
+
+    func writeCheckpointNow() async { await onOwnTask { await $0.writeCheckpoint() } }
+
+    /// Notes in segments that are not sealed.
+    var openNoteCount: Int {
+        lanes.reduce(0) { sum, lane in
+            sum + lane.unsealed.reduce(0) { $0 + $1.entries.count { $0.kind != .chunk } }
+        }
     }
 }
 
@@ -439,23 +454,28 @@ enum StoreEnd: CaseIterable {
     case kill
 }
 
-/// Runs `body` with a store that was opened, and ends it.
+/// Runs `body` with a store that was opened, and ends it. `arming` comes before the opening.
 @discardableResult
 func withStore<Result: Sendable>(
     _ options: StoreOptions, end: StoreEnd = .stop,
     sourceLocation: SourceLocation = #_sourceLocation,
-    _ body: @Sendable (isolated TestStore) async throws -> Result
+    _ body: @Sendable (isolated TestStore) async throws -> Result,
+    arming: @Sendable (RingReactor) -> Void = { _ in }
 ) async throws -> Result {
     let test = try TestStore(options)
     defer {
         test.reactor.stop()
         test.reactor.join()
     }
+    await test.run { arming($0.reactor) }
     await test.open()
     do {
         let result = try await test.run(body)
         switch end {
-        case .stop: await test.store.stop(by: test.soon)
+        case .stop:
+            let deadline = test.soon
+            await test.store.stop(by: deadline)
+            #expect(test.now < deadline, "the stop waited in vain", sourceLocation: sourceLocation)
         case .kill: await test.store.abandonAll()
         }
         await test.expectNothingHeld(sourceLocation: sourceLocation)

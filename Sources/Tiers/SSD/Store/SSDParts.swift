@@ -279,4 +279,7 @@ final class SSDLane<R: Reactor> {
     }
 
     var isWritable: Bool { retryAt == nil && !isEvacuating && !isGone }
+
+    /// Whether what is worth it moves out of segments now.
+    var isEmptyingSegments: Bool { isReclaiming || isEvacuating && !isGone }
 }

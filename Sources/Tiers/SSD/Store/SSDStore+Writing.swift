@@ -36,7 +36,8 @@ extension SSDStore {
             } else if let demotion = memory.takeDemotion(now: reactor.now()) {
                 begin(demotion, lane)
             } else {
-                if isStopping { return }
+                // Reclaim waits until the notes that it keeps of a segment are written.
+                if isStopping, !lanes.contains(where: \.isEmptyingSegments) { return }
                 bell.want()
                 if tier.hasNotes && !lane.hasNoRoomForNotes || memory.hasDemotions { continue }
                 await work.wait()
