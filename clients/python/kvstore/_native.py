@@ -90,6 +90,15 @@ class StatPair(Structure):
     _fields_ = [("name", c_char * 64), ("value", c_uint64)]
 
 
+class Completion(Structure):
+    _fields_ = [
+        ("ticket", c_uint64),
+        ("operation", c_int),
+        ("status", c_int),
+        ("count", c_uint64),
+    ]
+
+
 class Lease(Structure):
     _fields_ = [
         ("status", c_int),
@@ -122,6 +131,7 @@ _FUNCTIONS = {
     "kvs_close": (None, [c_void_p]),
     "kvs_last_error_text": (c_char_p, [c_void_p]),
     "kvs_ping": (c_int, [c_void_p, c_uint32]),
+    "kvs_secret": (c_int, [c_void_p, c_char_p, c_uint32]),
     "kvs_prefix_keys": (
         c_int,
         [c_void_p, c_char_p, c_void_p, c_size_t, c_size_t, c_char_p, POINTER(c_size_t)],
@@ -168,6 +178,26 @@ _FUNCTIONS = {
     "kvs_lease_still_valid": (c_int, [c_void_p, POINTER(Lease)]),
     "kvs_lease_release": (None, [c_void_p, POINTER(Lease), c_size_t]),
     "kvs_release_now": (c_int, [c_void_p, c_uint32]),
+    "kvs_queue_open": (c_int, [c_char_p, POINTER(Options), c_size_t, POINTER(c_void_p)]),
+    "kvs_queue_event_fd": (c_int, [c_void_p]),
+    "kvs_queue_submit_get": (
+        c_int,
+        [
+            c_void_p, c_uint64, c_char_p, c_size_t, POINTER(Destination), POINTER(GetResult),
+            c_uint32,
+        ],
+    ),
+    "kvs_queue_submit_put": (
+        c_int,
+        [c_void_p, c_uint64, c_char_p, POINTER(Span), c_size_t, POINTER(PutOptions), c_uint32],
+    ),
+    "kvs_queue_submit_lookup": (
+        c_int,
+        [c_void_p, c_uint64, c_char_p, c_size_t, c_int, POINTER(LookupRecord), c_uint32],
+    ),
+    "kvs_queue_submit_delete": (c_int, [c_void_p, c_uint64, c_char_p, c_size_t, c_uint32]),
+    "kvs_queue_drain": (c_size_t, [c_void_p, POINTER(Completion), c_size_t]),
+    "kvs_queue_close": (None, [c_void_p]),
 }
 
 
