@@ -32,6 +32,7 @@ from kvstore.errors import (
     VersionMismatch,
     WrongState,
 )
+from kvstore.queue import Completion, KeyResult, Queue
 
 __all__ = [
     "Busy",
@@ -39,6 +40,7 @@ __all__ = [
     "ChecksumMismatch",
     "ChunkInfo",
     "Client",
+    "Completion",
     "ConnectionLost",
     "Damaged",
     "DeadlineExceeded",
@@ -47,6 +49,7 @@ __all__ = [
     "Forked",
     "Internal",
     "InvalidArgument",
+    "KeyResult",
     "KeyStatus",
     "LayoutMismatch",
     "LeaseEnded",
@@ -55,6 +58,7 @@ __all__ = [
     "NotDurable",
     "OutOfMemory",
     "ProtocolError",
+    "Queue",
     "ShuttingDown",
     "SystemRefused",
     "TooLarge",

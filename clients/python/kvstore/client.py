@@ -168,6 +168,18 @@ class _LeasedViews:
                 for lease in self._leases[:self._count])
 
 
+def make_options(namespace, token, deadline_milliseconds, client_name):
+    """kvs_options of a client or a queue."""
+    return _native.Options(
+        size=ctypes.sizeof(_native.Options),
+        namespace_name=namespace.encode(),
+        token=token,
+        token_byte_count=len(token) if token else 0,
+        client_name=client_name.encode(),
+        deadline_milliseconds=deadline_milliseconds,
+    )
+
+
 class Client:
     """A client for "unix:/path" or "tcp:host:port". Connects at the first call."""
 
@@ -178,14 +190,7 @@ class Client:
         self._lease_count = 0
         self._close_wanted = False
         self._deadline_seconds = deadline_milliseconds / 1000
-        options = _native.Options(
-            size=ctypes.sizeof(_native.Options),
-            namespace_name=namespace.encode(),
-            token=token,
-            token_byte_count=len(token) if token else 0,
-            client_name=b"kvstore-python",
-            deadline_milliseconds=deadline_milliseconds,
-        )
+        options = make_options(namespace, token, deadline_milliseconds, "kvstore-python")
         handle = ctypes.c_void_p()
         status = library.kvs_open(address.encode(), ctypes.byref(options), ctypes.byref(handle))
         if status != _native.OK:
@@ -256,6 +261,13 @@ class Client:
         raw = keys.raw
         return [raw[start:start + _native.KEY_BYTES]
                 for start in range(0, count.value * _native.KEY_BYTES, _native.KEY_BYTES)]
+
+    def secret(self) -> bytes:
+        """The 32 bytes under which this namespace derives its keys."""
+        secret = ctypes.create_string_buffer(_native.KEY_BYTES)
+        with self._turn() as handle:
+            self._check(handle, library.kvs_secret(handle, secret, 0))
+        return secret.raw
 
     def opaque_key(self, name: bytes) -> bytes:
         """Key of an opaque value with a name of any bytes."""
