@@ -90,7 +90,38 @@ def blocks():
                     yield bytes([kind]) + bytes(block[:4088]).rstrip(b"\0")
 
 
+def resp_requests():
+    def request(*arguments):
+        head = b"*%d\r\n" % len(arguments)
+        return head + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in arguments)
+
+    sound = [
+        request(b"GET", b"key"), request(b"SET", b"key", b"value"), request(b"PING"),
+        request(b"set", b"key", b"value", b"NX", b"PX", b"100"), request(b"MGET", b"a", b"b"),
+        request(b"SCAN", b"0", b"MATCH", b"a*[b-d]?", b"COUNT", b"10"), b"*0\r\n",
+        request(b"HELLO", b"3", b"AUTH", b"default", b"secret"), request(b"DEL", b"x" * 300),
+        request(b"APPEND", b"key", b"v" * 9000),
+    ]
+    for number, one in enumerate(sound):
+        yield bytes([16 * number | 1]) + one
+        yield bytes([16 * number]) + one
+    yield b"\x15" + b"".join(sound)
+    for bad in (b"PING\r\n", b"*-1\r\n", b"*1\r\n$-1\r\n", b"*2000000\r\n", b"*1\r\n$3\r\nGETx"):
+        yield b"\x01" + bad
+
+
+def lm_headers():
+    key = b"m@1@0@ff@bfloat16"
+    for command in (1, 2, 3, 4, 5, 6):
+        numbers = (command, 8, 1, 3, 0, 2, 4, 0, 0)
+        yield b"".join(n.to_bytes(4, "little") for n in numbers) + key.ljust(150)
+    yield b"value\r\n" + bytes(28) + key + b"\x1c\0\x11\0KVN1"
+    yield b"\r\n" + b"\0\0\0\0KVN1"
+
+
 TARGETS = {
+    "lm-header": lm_headers,
+    "resp-requests": resp_requests,
     "ssd-format": blocks,
     "wire-header": headers,
     "wire-requests": lambda: bodies(["requests", "bad-requests"]),

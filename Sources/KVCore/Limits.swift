@@ -41,6 +41,21 @@ package enum Limits {
     package static let tokenByteCountMax = 256
     /// Error text in a response.
     package static let messageByteCountMax = 512
+    /// A key of a RESP client. LMCache's longest is under 400 bytes.
+    package static let respKeyByteCountMax = 1_024
+    /// Arguments of a RESP request: its name and a full batch of keys.
+    package static let respArgumentCountMax = 2 + batchKeyCountMax
+    /// A bulk string of a RESP request that is read at all: Redis' own limit.
+    package static let respBulkByteCountMax = 512 << 20
+    /// An argument that is kept for its command; a longer one is read past.
+    package static let respArgumentByteCountMax = 8 << 10
+    /// The two buffers that each RESP connection owns: a pipeline of small requests comes in one
+    /// piece, and its replies leave in one.
+    package static let respBufferByteCount = 16 << 10
+    /// Families of keys whose value's size is known, for strict replies.
+    package static let respFamilyCountMax = 1_024
+    /// Entries that one SCAN looks at.
+    package static let respScanCountMax = 1_000
     /// Granule of the arena: one page, and the alignment that O_DIRECT wants.
     package static let arenaGranuleByteCount = 4_096
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+internal import Glibc
 
 /// Fields at fixed places: blocks on disk.
 extension PinnedBytes {
@@ -23,5 +24,11 @@ extension PinnedBytes {
             offset >= 0 && offset <= count - MemoryLayout<Number>.size, "field outside its run")
         // SAFETY: the bytes were just checked to lie within this run.
         unsafe start.storeBytes(of: value.littleEndian, toByteOffset: offset, as: Number.self)
+    }
+
+    /// Whether both runs hold the same bytes.
+    package func holds(sameAs other: PinnedBytes) -> Bool {
+        // SAFETY: both runs are valid for their counts, which are the same.
+        unsafe count == other.count && memcmp(start, other.start, count) == 0
     }
 }

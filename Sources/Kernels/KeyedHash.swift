@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 internal import COpenSSL
+package import KVCore
 
 /// HMAC-SHA256 (RFC 2104), for the derivation of keys; libcrypto does the work.
 ///
@@ -19,6 +20,21 @@ package func secureHash(_ message: [UInt8]) -> [UInt8] {
     let done = unsafe copenssl_sha256(message, message.count, &digest)
     precondition(done == 1, "libcrypto cannot compute SHA-256: check the OpenSSL installation")
     return digest
+}
+
+/// SHA-256 of `message` as a chunk's key. Allocates nothing.
+package func secureHash(_ message: PinnedBytes) -> ChunkKey {
+    var words: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
+    // SAFETY: the run is valid for its count, and the words are 32 bytes in a row.
+    let done = unsafe withUnsafeMutableBytes(of: &words) { digest in
+        unsafe copenssl_sha256_at_once(message.start, message.count, digest.baseAddress)
+    }
+    precondition(done == 1, "libcrypto cannot compute SHA-256: check the OpenSSL installation")
+    return ChunkKey(
+        words: (
+            UInt64(littleEndian: words.0), UInt64(littleEndian: words.1),
+            UInt64(littleEndian: words.2), UInt64(littleEndian: words.3)
+        ))
 }
 
 /// Whether both are equal, in a time that does not tell where they differ.
