@@ -23,14 +23,30 @@ extension TestTier {
 
     /// Puts a chunk there that was read from SSD.
     func load(_ number: UInt64, byteCount: Int, isCold: Bool) -> Status {
+        switch reserve(number, byteCount: byteCount) {
+        case .reserved(let reservation):
+            return reservation.commit(checksum: 0, from: .ssd(isCold: isCold))
+        case .refused(let status): return status
+        case .callAgain: return .busy
+        }
+    }
+
+    /// Puts a cold chunk there that was read from SSD, for a reader.
+    func loadHeld(_ number: UInt64, byteCount: Int) -> Hold? {
+        guard case .reserved(let reservation) = reserve(number, byteCount: byteCount) else {
+            return nil
+        }
+        return reservation.commitHeld(checksum: 0, from: .ssd(isCold: true))
+    }
+
+    private func reserve(_ number: UInt64, byteCount: Int) -> RAMTier.ReserveResult {
         let proposal = ChunkProposal(
             namespace: .default, key: key(number), layout: .opaque, byteCount: byteCount)
         while true {
             switch tier.reserve(proposal, now: start) {
             case .callAgain: continue
-            case .refused(let status): return status
-            case .reserved(let reservation):
-                return reservation.commit(checksum: 0, from: .ssd(isCold: isCold))
+            case .refused(let status): return .refused(status)
+            case .reserved(let reservation): return .reserved(reservation)
             }
         }
     }
@@ -164,6 +180,38 @@ private func name(_ number: UInt64) -> ChunkName { ChunkName(.default, key(numbe
         #expect(!world.contains(key(4)) && world.contains(key(3)) && world.contains(key(1)))
         #expect(world.put(key(6), byteCount: size) == .ok)
         #expect(!world.contains(key(1)) && world.contains(key(3)))
+    }
+
+    @Test func `is still the first to go once its reader lets go of it`() throws {
+        let world = try TestTier(admission: .all)
+        let size = world.tier.chunkByteCountMax / 4 / 4_096 * 4_096
+        for number in 1...2 as ClosedRange<UInt64> {
+            #expect(world.put(key(number), byteCount: size) == .ok)
+        }
+        let third = try #require(world.loadHeld(3, byteCount: size))
+        let fourth = try #require(world.loadHeld(4, byteCount: size))
+        // What is held cannot go.
+        #expect(world.put(key(5), byteCount: size) == .ok)
+        #expect(!world.contains(key(1)))
+        world.use(4)
+        world.tier.release(third)
+        world.tier.release(fourth)
+        #expect(world.put(key(6), byteCount: size) == .ok)
+        #expect(!world.contains(key(3)) && world.contains(key(2)) && world.contains(key(4)))
+        #expect(world.put(key(7), byteCount: size) == .ok)
+        #expect(!world.contains(key(2)) && world.contains(key(4)))
+    }
+
+    @Test func `can be deleted while it is read`() throws {
+        let world = try TestTier(admission: .all)
+        let size = world.tier.chunkByteCountMax / 4 / 4_096 * 4_096
+        let held = try #require(world.loadHeld(1, byteCount: size))
+        #expect(world.tier.remove(.default, key(1), now: start))
+        world.tier.release(held)
+        for number in 2...9 as ClosedRange<UInt64> {
+            #expect(world.put(key(number), byteCount: size) == .ok)
+        }
+        #expect(world.tier.statistics().chunkCount == 4)
     }
 
     @Test func `is as good as a new one when it is not cold`() throws {

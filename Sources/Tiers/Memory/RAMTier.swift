@@ -156,7 +156,7 @@ package final class RAMTier: Sendable {
         let granuleCount = (proposal.byteCount + granule - 1) / granule
         let outcome = state.withLock { state -> RAMTierState.SlotOutcome in
             if let slot = state.findUnexpired(proposal.namespace, proposal.key, now) {
-                state.policy.used(slot)
+                state.touch(slot)
                 return .refused(.exists)
             }
             return state.takeSpace(granuleCount: granuleCount, for: proposal)
@@ -215,7 +215,7 @@ package final class RAMTier: Sendable {
                 if admitsNow { state.admit(slot) }
             case .ssd(let isCold):
                 state.table[slot].storage = .stored
-                isCold ? state.policy.insertedColdest(slot) : state.policy.inserted(slot)
+                state.list(slot, isCold: isCold, isHeld: holds)
             }
             state.statistics.openReservationCount -= 1
             if holds { _ = state.hold(slot) }
@@ -273,9 +273,7 @@ package final class RAMTier: Sendable {
             invariant(
                 entry.generation == hold.generation && entry.holdCount > 0,
                 "a hold is released once")
-            state.statistics.holdCount -= 1
-            state.table[hold.slot].holdCount -= 1
-            if entry.state == .doomed, entry.holdCount == 1 { state.freeEntry(hold.slot) }
+            state.release(hold.slot)
         }
     }
 

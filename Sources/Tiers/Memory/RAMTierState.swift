@@ -148,7 +148,7 @@ struct RAMTierState: ~Copyable {
 
     private mutating func leaveIndex(_ slot: UInt32) {
         table.remove(slot)
-        policy.removed(slot)
+        if table[slot].isAside { table[slot].isAside = false } else { policy.removed(slot) }
         if table[slot].storage == .waiting { demotions?.removed(slot) }
         if table[slot].pinnedUntil.nanoseconds != 0 { unpin(slot) }
     }
@@ -182,9 +182,37 @@ struct RAMTierState: ~Copyable {
     /// Counts a use.
     mutating func use(_ slot: UInt32, _ use: RAMTier.Use, _ admission: RAMTier.Admission) {
         guard use != .doesNotCount else { return }
-        policy.used(slot)
+        touch(slot)
         // Where all are admitted at once, this is one that could not be written.
         if use == .counts, admission != .none { admit(slot) }
+    }
+
+    /// Counts a use for eviction.
+    mutating func touch(_ slot: UInt32) {
+        guard table[slot].isAside else { return policy.used(slot) }
+        table[slot].isAside = false
+        policy.inserted(slot)
+    }
+
+    /// Takes a chunk from SSD into the order. One that nobody used twice goes before all others; it
+    /// stays out of the order while it is held, or it would return to its warm end as `nextVictim`
+    /// passes, and push out what is used.
+    mutating func list(_ slot: UInt32, isCold: Bool, isHeld: Bool) {
+        table[slot].isAside = isCold && isHeld
+        guard !table[slot].isAside else { return }
+        isCold ? policy.insertedColdest(slot) : policy.inserted(slot)
+    }
+
+    /// Ends one hold.
+    mutating func release(_ slot: UInt32) {
+        statistics.holdCount -= 1
+        table[slot].holdCount -= 1
+        guard table[slot].holdCount == 0 else { return }
+        if table[slot].state == .doomed {
+            freeEntry(slot)
+        } else if table[slot].isAside {
+            list(slot, isCold: true, isHeld: false)
+        }
     }
 
     mutating func hold(_ slot: UInt32) -> Held {
