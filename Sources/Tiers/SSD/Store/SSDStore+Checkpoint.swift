@@ -179,13 +179,16 @@ extension SSDStore {
     private func read(
         _ header: CheckpointHeader, _ reader: CheckpointReader<R>, _ recovery: SSDRecovery
     ) async throws(IOFault) -> [Int: SSDSegment.Coverage] {
+        let sealedSlots = sealedSlots()
         var slots: [Int?] = []
         var coverage: [Int: SSDSegment.Coverage] = [:]
         for _ in 0..<header.segmentCount {
             let segment = CheckpointSegment(
                 try await reader.next(CheckpointLayout.segmentByteCount))
             recovery.note(serial: segment.serial)
-            let slot = segment.isSealed ? slot(of: segment) : nil
+            let life = SegmentLife(
+                directory: segment.directory, fileSlot: segment.slot, serial: segment.serial)
+            let slot = segment.isSealed ? sealedSlots[life] : nil
             slots.append(slot)
             if let slot { coverage[slot] = segment.hasLateNotes ? .chunks : .all }
         }
@@ -232,18 +235,28 @@ extension SSDStore {
         return coverage
     }
 
-    /// The slot of a checkpoint's segment, unless it has begun another life since.
-    private func slot(of segment: CheckpointSegment) -> Int? {
-        guard let lane = lanes.first(where: { $0.identity.directory == segment.directory }) else {
-            return nil
-        }
+    /// Where the sealed segments are that a checkpoint may tell of. One that has begun another life
+    /// since has another serial.
+    private func sealedSlots() -> [SegmentLife: Int] {
+        let tags = lanes.map(\.identity.directory)
         return tier.state.withLock { state in
-            state.segments.firstIndex {
-                $0.directory == lane.number && $0.fileSlot == segment.slot
-                    && $0.serial == segment.serial && $0.state == .sealed
+            var slots: [SegmentLife: Int] = [:]
+            for (slot, segment) in state.segments.enumerated() where segment.state == .sealed {
+                let life = SegmentLife(
+                    directory: tags[segment.directory], fileSlot: segment.fileSlot,
+                    serial: segment.serial)
+                slots[life] = slot
             }
+            return slots
         }
     }
+}
+
+/// A segment from its opening to its reclaim: after that it has another serial.
+private struct SegmentLife: Hashable {
+    let directory: SSDTag
+    let fileSlot: UInt32
+    let serial: UInt64
 }
 
 extension SSDChunk {
