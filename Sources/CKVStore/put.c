@@ -182,16 +182,21 @@ void kvs_put_cancel(kvs_client *client) {
 
 // Through shared memory ---------------------------------------------------------------------------
 
+/// `*may_stream`: whether the socket may do what shared memory did not.
 static kvs_status put_shared(kvs_client *client, const kvs_key *key, uint64_t byte_count,
                              const kvs_const_span *parts, size_t part_count,
-                             const kvs_put_options *options, kvsi_instant deadline) {
+                             const kvs_put_options *options, kvsi_instant deadline,
+                             bool *may_stream) {
     kvs_reservation reservation;
     kvs_status status = kvsi_reserve(client, key, byte_count, options, &reservation, deadline);
-    if (status != KVS_OK) {
-        return status;
+    // Busy is told here when other writers fill the staging region, which the socket needs not.
+    *may_stream = status == KVS_BUSY;
+    if (status == KVS_OK) {
+        uint64_t checksum = kvsi_copy_hashed_in(reservation.bytes, parts, part_count);
+        status = kvsi_commit(client, &reservation, checksum, deadline);
     }
-    uint64_t checksum = kvsi_copy_hashed_in(reservation.bytes, parts, part_count);
-    return kvsi_commit(client, &reservation, checksum, deadline);
+    *may_stream |= status == KVS_UNSUPPORTED || status == KVS_SYSTEM || status == KVS_NO_LEASE;
+    return status;
 }
 
 kvs_status kvs_put(kvs_client *client, const kvs_key *key, const kvs_const_span *parts,
@@ -214,8 +219,10 @@ kvs_status kvs_put(kvs_client *client, const kvs_key *key, const kvs_const_span 
     }
     if (kvsi_is_shared(client) && byte_count >= client->shared_put_byte_count &&
         byte_count <= client->hello.staging_byte_count_limit) {
-        status = put_shared(client, key, byte_count, parts, part_count, options, deadline);
-        if (status != KVS_UNSUPPORTED && status != KVS_SYSTEM && status != KVS_NO_LEASE) {
+        bool may_stream = false;
+        status = put_shared(client, key, byte_count, parts, part_count, options, deadline,
+                            &may_stream);
+        if (!may_stream) {
             return status;
         }
         client->error_text[0] = '\0';

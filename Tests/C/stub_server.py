@@ -25,6 +25,7 @@ BEHAVIOURS = {
     "forgetful": "speaks the protocol, and has nothing that would survive a restart",
     "shared": "grants shared memory",
     "refuses-leases": "grants shared memory, then answers LEASE with unsupported",
+    "no-staging-room": "grants shared memory, then answers RESERVE with busy",
     "silent": "accepts and never answers",
     "silent-after-hello": "answers HELLO only",
     "trickle": "answers byte by byte, ten bytes a second",
@@ -103,7 +104,7 @@ class Store:
         # What a chunk, a pin or a removal is answered with that a restart shall not undo.
         self.durable = NOT_DURABLE if behaviour == "forgetful" else OK
         self.arena_used = 0
-        self.shares = behaviour in ("shared", "refuses-leases", "lease-outside",
+        self.shares = behaviour in ("shared", "refuses-leases", "no-staging-room", "lease-outside",
                                     "reserve-outside", "unsealed", "small-arena")
         if self.shares:
             self.arena = region(ARENA_BYTES, "arena", sealed=behaviour != "unsealed")
@@ -407,6 +408,9 @@ class Connection:
             "<32s16sQIBB", body)
         if self.store.find(key) is not None:
             self.answer(RESERVE, request_id, (acknowledge and self.store.durable) or EXISTS)
+            return
+        if self.behaviour == "no-staging-room":
+            self.answer(RESERVE, request_id, BUSY)
             return
         if self.staging is None:
             self.staging = region(STAGING_BYTES, "staging")

@@ -413,6 +413,9 @@ void test_shared(void) {
     server = server_start("refuses-leases");
     exercise_address(server.unix_address, 0, 10000);
     server_stop(&server);
+    server = server_start("no-staging-room");
+    exercise_address(server.unix_address, 0, 10000);
+    server_stop(&server);
 }
 
 void test_streaming(void) {
