@@ -11,6 +11,11 @@ setup:  ## Install what the build and the tests need
 test: setup  ## Run everything that CI runs
 	dev/check
 
+test-lmcache: setup  ## Run the real LMCache, its tests and its benchmark against the daemon
+	swift build -c release --product kvstored
+	dev/build-libkvstore
+	dev/test-lmcache
+
 demo: setup  ## Run a real engine cold and warm against the daemon
 	swift build -c release --product kvstored
 	dev/build-libkvstore
@@ -47,5 +52,5 @@ format:  ## Format all Swift files
 generate:  ## Rewrite the generated documents
 	dev/generate
 
-.PHONY: help setup test demo bench bench-ssd bench-ssd-recovery simulate fuzz crash-test format \
-	generate
+.PHONY: help setup test test-lmcache demo bench bench-ssd bench-ssd-recovery simulate fuzz \
+	crash-test format generate

@@ -42,6 +42,16 @@ class Daemon:
             assert time.monotonic() < end, "kvstored is not ready"
             time.sleep(0.01)
 
+    def pause(self):
+        self.process.send_signal(signal.SIGSTOP)
+        tasks = pathlib.Path(f"/proc/{self.process.pid}/task")
+        end = time.monotonic() + 30
+        while any(  # the state stands behind the name, which is in brackets
+                (task / "stat").read_text().rpartition(")")[2].split()[0] != "T"
+                for task in tasks.iterdir()):
+            assert time.monotonic() < end, "kvstored does not stop"
+            time.sleep(0.001)
+
     def stop(self):
         if self.process is not None:
             self.process.send_signal(signal.SIGCONT)
@@ -233,7 +243,7 @@ def test_a_slow_load_does_not_hold_up_lookups(daemon):
     with connected(daemon.address, connections=1) as connector:
         assert results(connector, connector.submit_batch_set(names(1), [view(10, 1)])) == [
             (True, [True])]
-        daemon.process.send_signal(signal.SIGSTOP)
+        daemon.pause()
         loads = [connector.submit_batch_get(names(1), [view(10)]) for _ in range(5)]
         lookup = connector.submit_batch_exists(names(1))
         assert results(connector, lookup) == [(False, [False])]  # by its deadline of 1 s, not 5 s
@@ -244,7 +254,7 @@ def test_a_slow_load_does_not_hold_up_lookups(daemon):
 def test_close_leaves_buffers_alone(daemon):
     connector = NativeConnector(daemon.address)
     assert results(connector, connector.submit_batch_set(names(1), [view(1 << 20, 3)]))[0][0]
-    daemon.process.send_signal(signal.SIGSTOP)
+    daemon.pause()
     place = bytearray(1 << 20)
     connector.submit_batch_get(names(1), [place])
     with pytest.raises(BufferError):

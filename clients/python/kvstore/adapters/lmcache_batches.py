@@ -41,7 +41,7 @@ class Batch:
     which the fault is told."""
 
     __slots__ = ("byte_counts", "exact", "fault", "keys", "left", "number", "parts", "sizes",
-                 "when_done")
+                 "misfits", "when_done")
 
     def __init__(self, number, keys, parts=(), exact=False, when_done=None):
         self.number: int = number
@@ -52,6 +52,7 @@ class Batch:
         self.when_done: Callable[[Batch], None] | None = when_done
         self.byte_counts: list[int | None] = [None] * len(keys)
         self.fault: str | None = None
+        self.misfits = False  # buffers of a load had not the size of a value
         self.left = 0  # requests under way
 
     def fail(self, status):
@@ -240,6 +241,7 @@ class Batches:
                 batch.byte_counts[index] = result.byte_count
             elif result.status in (_native.OK, _TOO_SMALL):
                 wrong_size.append(batch.keys[index])
+                batch.misfits = True
             else:
                 self._note(batch, result.status)
         if wrong_size and batch.exact:
