@@ -79,7 +79,7 @@ import Testing
         }
         let before = try directories.content(SSDFormat.checkpointName)
         try await withStore(options, end: .kill) { test in
-            test.reactor.inject(.failure(errorNumber: ENOSPC), into: .write, skipCount: 0)
+            test.reactor.base.inject(.failure(errorNumber: ENOSPC), into: .write, skipCount: 0)
             await test.store.writeCheckpointNow()
             #expect(test.eventCount(.fault) == 1)
             #expect(await test.putDurably(99))
@@ -98,7 +98,7 @@ import Testing
         let options = StoreOptions(directories)
         try await withStore(options) { test in
             // Its record is whole on the disk, and the kernel says that it may not be.
-            test.reactor.inject(.failure(errorNumber: EIO), into: .synchronize, skipCount: 0)
+            test.reactor.base.inject(.failure(errorNumber: EIO), into: .synchronize, skipCount: 0)
             test.put(1)
             try await test.settle()
             _ = await test.makeDurable(1)

@@ -37,8 +37,8 @@ final class TestDirectories: Sendable {
     let root: String
     let paths: [String]
 
-    init(_ count: Int = 1) throws {
-        root = "/tmp/ssd-tests-\(UInt64.random(in: 0 ... .max))"
+    init(_ count: Int = 1, below folder: String = "/tmp") throws {
+        root = "\(folder)/ssd-tests-\(UInt64.random(in: 0 ... .max))"
         paths = (0..<count).map { [root] in "\(root)/\($0)" }
         for path in paths {
             try FileManager.default.createDirectory(
@@ -106,13 +106,15 @@ struct StoreOptions: Sendable {
     var entryCountMax = 2_000
     var memory = ByteCount.mebibytes(4)
     var admission = RAMTier.Admission.all
-    var promotion = SSDReader<RingReactor>.Promotion.always
+    var promotion = SSDReader<FaultyReactor>.Promotion.always
     var reserve = ByteCount(0)
     var pinnedByteCountMax = Int.max
     /// How much later than usual the store thinks it is.
     var laterMilliseconds: Int64 = 0
     var roundMilliseconds: UInt64 = 2
     var namespaces = ["default", "other"]
+    /// What counts the calls to the disk, and makes them fail.
+    var calls = DiskCalls()
 
     init(_ directories: TestDirectories) { paths = directories.paths }
 
@@ -138,15 +140,15 @@ struct StoreOptions: Sendable {
 
 /// A store on a reactor of its own, with memory and a reader beside it as a shard has.
 actor TestStore {
-    nonisolated let reactor: RingReactor
+    nonisolated let reactor: FaultyReactor
     nonisolated let options: StoreOptions
     nonisolated let tier: SSDTier
     nonisolated let memory: RAMTier
-    nonisolated let store: SSDStore<RingReactor>
-    nonisolated let reader: SSDReader<RingReactor>
+    nonisolated let store: SSDStore<FaultyReactor>
+    nonisolated let reader: SSDReader<FaultyReactor>
     private nonisolated let arena: OwnedBytes
     private nonisolated let eventLog: EventLog
-    private(set) var found = SSDStore<RingReactor>.Found()
+    private(set) var found = SSDStore<FaultyReactor>.Found()
 
     nonisolated var unownedExecutor: UnownedSerialExecutor {
         unsafe reactor.executor.asUnownedSerialExecutor()
@@ -158,7 +160,7 @@ actor TestStore {
 
     init(_ options: StoreOptions) throws {
         self.options = options
-        reactor = try RingReactor(.small)
+        reactor = try FaultyReactor(.small, calls: options.calls)
         let capacity = try #require(RAMTier.Capacity(budget: options.memory))
         arena = OwnedBytes(count: capacity.arenaByteCount, alignment: 4_096)
         memory = RAMTier(
@@ -176,7 +178,7 @@ actor TestStore {
         eventLog = log
         let files = SSDFiles<RingFileHandle>()
         store = SSDStore(
-            SSDStore<RingReactor>.Configuration(
+            SSDStore<FaultyReactor>.Configuration(
                 directories: options.paths, capacity: options.capacity,
                 segmentByteCount: ByteCount(options.segmentByteCount), reserve: options.reserve,
                 roundMilliseconds: options.roundMilliseconds),
@@ -467,7 +469,7 @@ func withStore<Result: Sendable>(
         test.reactor.stop()
         test.reactor.join()
     }
-    await test.run { arming($0.reactor) }
+    await test.run { arming($0.reactor.base) }
     await test.open()
     do {
         let result = try await test.run(body)
