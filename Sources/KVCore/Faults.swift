@@ -15,6 +15,10 @@ package enum IOFault: Error, Hashable, Sendable {
 
     /// ENOSPC: the file system is full.
     package static var noSpace: IOFault { .system(28) }
+    /// EIO: the device does not do what it should.
+    package static var inputOutput: IOFault { .system(5) }
+    /// EROFS: the file system takes no changes, perhaps since a fault.
+    package static var readOnlyFileSystem: IOFault { .system(30) }
     /// EINVAL: what the call asks for does not exist here, O_DIRECT for example.
     package static var invalidArgument: IOFault { .system(22) }
 }

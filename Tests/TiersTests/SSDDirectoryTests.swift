@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Foundation
+import Glibc
 import KVCore
 import Testing
 
@@ -235,6 +236,69 @@ extension Data {
             for number in 0..<40 as Range<UInt64> {
                 let isDeleted = missing.prefix(3).contains(number)
                 #expect(await test.readFromDisk(number) == (isDeleted ? .notFound : .ok))
+            }
+        }
+    }
+
+    @Test func `keep a deletion of what is newer than all that was there`() async throws {
+        let directories = try TestDirectories(2)
+        let options = StoreOptions(directories)
+        try await withStore(only(1, options)) { test in
+            for number in 0..<10 as Range<UInt64> { #expect(await test.putDurably(number)) }
+        }
+        // The first one joins, and holds nothing.
+        try await withStore(options, end: .kill) { test in
+            #expect(test.found.directoryCount == 2)
+        }
+        let away = directories.paths[1] + "-away"
+        try FileManager.default.moveItem(atPath: directories.paths[1], toPath: away)
+        try await withStore(options) { test in
+            for number in 0..<5 as Range<UInt64> {
+                #expect(await test.delete(number) == (false, true))
+            }
+        }
+        try FileManager.default.moveItem(atPath: away, toPath: directories.paths[1])
+        try await withStore(options) { test in
+            for number in 0..<10 as Range<UInt64> {
+                #expect(await test.readFromDisk(number) == (number < 5 ? .notFound : .ok))
+            }
+        }
+    }
+
+    @Test func `are one store when the first has trouble at its first start`() async throws {
+        let directories = try TestDirectories(2)
+        let options = StoreOptions(directories)
+        // Its identity has its name, and may not be durable.
+        options.calls.arm(.late, .synchronizeDirectory, after: 0)
+        try await withStore(options) { test in
+            #expect(test.found.directoryCount == 1)
+            #expect(await test.putDurably(1))
+        }
+        #expect(directories.files(0).contains(SSDFormat.identityName))
+        try await withStore(options) { test in
+            #expect(test.found.directoryCount == 2, "\(test.events)")
+            #expect(await test.readFromDisk(1) == .ok)
+        }
+    }
+
+    @Test func `stay two when the one to be evacuated could not be read`() async throws {
+        let directories = try TestDirectories(2)
+        let options = StoreOptions(directories).with { $0.segmentCountMax = 24 }
+        try await withStore(options) { test in
+            #expect(await test.putDurably(0..<20, byteCount: 10_000) == 20)
+        }
+        // Each identity is opened twice before the first segment is.
+        options.calls.arm(.failure(EIO), .open, after: 4 + options.calls.counts[.open, default: 0])
+        try await withStore(options, end: .kill) { test in
+            #expect(test.eventCount(.fault) == 1, "\(test.events)")
+            #expect(await test.store.beginEvacuation(directories.paths[0]) == .ok)
+            try await test.until("it is over") { $0.eventCount(.fault) == 2 }
+            #expect(test.eventCount(.finished) == 0)
+        }
+        try await withStore(options) { test in
+            #expect(test.found.directoryCount == 2, "\(test.events)")
+            for number in 0..<20 as Range<UInt64> {
+                #expect(await test.readFromDisk(number) == .ok)
             }
         }
     }

@@ -255,6 +255,32 @@ import Testing
         }
     }
 
+    @Test func `is taken when others have given back what was missing`() async throws {
+        let directories = try TestDirectories()
+        let options = StoreOptions(directories)
+        try await withStore(options) { test in
+            for number in 0..<6 as Range<UInt64> {
+                #expect(await test.putDurably(number, byteCount: 20_000))
+            }
+            options.calls.limitFreeSpace(to: 0)
+            for number in 10..<30 as Range<UInt64> {
+                test.put(number, byteCount: 20_000)
+                try await test.settle()
+            }
+            let count = directories.segmentNames().count
+            #expect(count < 8 && test.eventCount(.diskFull) == 1)
+            options.calls.limitFreeSpace(to: .max)
+            var number: UInt64 = 100
+            try await test.until("it has all that it may have") { test in
+                test.put(number, byteCount: 20_000)
+                _ = await test.makeDurable(number)
+                number += 1
+                return directories.segmentNames().count == 8
+            }
+            #expect(test.eventCount(.diskFull) == 1 && test.eventCount(.fault) == 0)
+        }
+    }
+
     @Test func `is nothing where the file system must keep more free`() async throws {
         let directories = try TestDirectories()
         let options = StoreOptions(directories).with { $0.reserve = ByteCount(.max / 2) }

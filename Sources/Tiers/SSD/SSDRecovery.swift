@@ -129,10 +129,14 @@ final class SSDRecovery: @unchecked Sendable {
         tier.state.withLock { $0.nextSerial = max($0.nextSerial, serial + 1) }
     }
 
-    /// Ends the start: numbers go on where they were, what has expired goes.
+    /// Ends the start: numbers go on where they were, what has expired goes. What could not be read
+    /// may have later ones than all that was read, and deletions must be above those too.
     func finish() {
         tier.state.withLock { state in
-            state.nextSequence = max(state.nextSequence, nextSequence)
+            let hasUnread =
+                state.isDirectoryMissing || state.segments.contains { $0.state == .unknown }
+            state.nextSequence = max(
+                state.nextSequence, nextSequence + (hasUnread ? sequenceCountUnread : 0))
             for slot in state.segments.indices {
                 state.segments[slot].nextSequence = state.nextSequence
             }
@@ -148,3 +152,7 @@ final class SSDRecovery: @unchecked Sendable {
         }
     }
 }
+
+/// More numbers than were ever given out between two records that lie in different directories, and
+/// so few that the number limit allows for millions of such starts.
+private let sequenceCountUnread: UInt64 = 1 << 40

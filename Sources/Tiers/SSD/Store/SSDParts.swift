@@ -243,6 +243,8 @@ final class SSDLane<R: Reactor> {
     var reclaimAgainAt = Instant(nanoseconds: 0)
     var isEvacuating = false
     var isGone = false
+    /// The start could not read the headers of some segments; nothing is known of them.
+    var hasUnreadableSegments = false
     /// Something that a task of this lane may wait for has changed.
     let changed = Signal()
     /// Rounds of synchronization.
@@ -254,8 +256,8 @@ final class SSDLane<R: Reactor> {
     var faultCount = 0
     /// Notes found no room, and are not tried again for a moment.
     var hasNoRoomForNotes = false
-    /// Whether the file system had no room last time.
-    var isFull = false
+    /// Why there was no other segment last time, as long as that is so.
+    var growthFault: IOFault?
 
     init(
         number: Int, path: String, directory: R.Directory, identity: SSDIdentity, mode: FileMode,
@@ -270,6 +272,8 @@ final class SSDLane<R: Reactor> {
     }
 
     var segmentBlockCount: Int { Int(identity.segmentBlockCount) }
+
+    var isFull: Bool { growthFault != nil }
 
     /// The lowest number that no file has.
     var unusedFileSlot: UInt32 {

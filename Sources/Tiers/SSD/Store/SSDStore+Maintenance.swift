@@ -37,6 +37,7 @@ extension SSDStore {
             _ = await synchronize(lane)
         }
         if round.isMultiple(of: 10) { await eraseStuck(lane) }
+        if round.isMultiple(of: 100) { noticeRoom(lane) }
         if lane.segmentCount > lane.segmentCountMax { shrink(lane) }
         if wantsReclaim(lane) { startReclaim(lane) }
     }
@@ -46,6 +47,16 @@ extension SSDStore {
         guard lane.faultCount > 0, lane.retryAt == nil else { return }
         lane.faultCount = 0
         report(SSDEvent(.recovered, lane.path, "writing works again"))
+    }
+
+    /// Others may have given space back that was missing.
+    private func noticeRoom(_ lane: SSDLane<R>) {
+        guard lane.growthFault == .noSpace else { return }
+        do throws(IOFault) {
+            if try hasRoomForSegment(lane) { lane.growthFault = nil }
+        } catch {
+            // It shows with the next segment.
+        }
     }
 
     /// Tries once more to erase segments whose header could not be written.
@@ -75,12 +86,21 @@ extension SSDStore {
             try lane.directory.synchronize()
         } catch {
             fault(error, lane, "removing \(name)")
-            return
+            // It may be gone all the same, and with it what would be written to it.
+            if isThere(name, lane) { return }
         }
         files[slot] = nil
         lane.fileSlots.remove(tier.segment(slot).fileSlot)
         lane.segmentCount -= 1
         tier.setState(of: slot, to: .removed)
+    }
+
+    private func isThere(_ name: String, _ lane: SSDLane<R>) -> Bool {
+        do throws(IOFault) {
+            return try lane.directory.byteCount(of: name) != nil
+        } catch {
+            return false
+        }
     }
 
     /// Whether enough was sealed that the next start would take long without a checkpoint, and so
@@ -130,7 +150,8 @@ extension SSDStore {
         where tier.segment(slot).directory == lane.number && tier.segment(slot).state == .free {
             remove(slot, lane)
         }
-        return lane.segmentCount == 0
+        // What could not be read is lost to all when the directory has no identity any more.
+        return lane.segmentCount == 0 && !lane.hasUnreadableSegments
     }
 
     private func giveUpEvacuation(_ lane: SSDLane<R>) {

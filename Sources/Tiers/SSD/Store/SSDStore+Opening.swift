@@ -225,7 +225,7 @@ extension SSDStore {
         _ directory: R.Directory, _ mode: FileMode
     ) async throws(IOFault) -> SSDIdentity {
         let identity = SSDIdentity(
-            store: lanes.first?.identity.store ?? SSDTag(random: reactor.randomBits),
+            store: lanes.first?.identity.store ?? newStore,
             directory: SSDTag(random: reactor.randomBits),
             segmentBlockCount: UInt32(
                 configuration.segmentByteCount.bytes / SSDFormat.blockByteCount),
@@ -287,6 +287,7 @@ extension SSDStore {
                 tier.count { $0.foreignFileCount += 1 }
                 report(SSDEvent(.foreignFile, lane.path, "\(name) was left alone: \(why)"))
             case .unreadable(let fault):
+                lane.hasUnreadableSegments = true
                 tier.state.withLock { $0.isDirectoryMissing = true }
                 report(SSDEvent(.fault, lane.path, "\(name) cannot be read (\(fault))"))
             case .usable(let header, let handle):

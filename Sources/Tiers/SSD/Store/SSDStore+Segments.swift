@@ -40,37 +40,62 @@ extension SSDStore {
     /// Makes another segment's file, as far as capacity and the file system allow.
     func grow(_ lane: SSDLane<R>) -> Bool {
         guard lane.segmentCount < lane.segmentCountMax else { return false }
-        let byteCount = UInt64(lane.segmentBlockCount * SSDFormat.blockByteCount)
         let fileSlot = lane.unusedFileSlot
         let name = SSDFormat.segmentName(slot: fileSlot)
         do throws(IOFault) {
-            let free = try lane.directory.freeByteCount()
-            guard free >= byteCount + UInt64(configuration.reserve.bytes) else {
-                throw .noSpace
-            }
-            try lane.directory.preallocate(name, byteCount: byteCount)
-            let handle = try lane.directory.open(name, lane.mode)
-            try lane.directory.synchronize()
+            guard try hasRoomForSegment(lane) else { throw .noSpace }
+            let handle = try makeFile(name, lane)
             let segment = SSDSegment(directory: lane.number, fileSlot: fileSlot, state: .free)
             guard let slot = tier.addSegment(segment) else { return false }
             files[slot] = handle
             lane.segmentCount += 1
             lane.fileSlots.insert(fileSlot)
-            lane.isFull = false
+            lane.growthFault = nil
             return true
         } catch {
-            if !lane.isFull {
-                report(
-                    SSDEvent(
-                        .diskFull, lane.path,
-                        "no room for another segment (\(error)): the tier stays at "
-                            + "\(lane.segmentCount) segments; free space, or lower ssd.reserve"))
-            }
-            // Something else has that name: a folder, or a link.
-            if error != .noSpace { lane.fileSlots.insert(fileSlot) }
-            lane.isFull = true
+            noteGrowth(error, fileSlot, lane)
             return false
         }
+    }
+
+    private func noteGrowth(_ error: IOFault, _ fileSlot: UInt32, _ lane: SSDLane<R>) {
+        guard error != .inputOutput, error != .readOnlyFileSystem else {
+            fault(error, lane, "making \(SSDFormat.segmentName(slot: fileSlot))")
+            return
+        }
+        if !lane.isFull {
+            report(
+                SSDEvent(
+                    .diskFull, lane.path,
+                    "no room for another segment (\(error)): the tier stays at "
+                        + "\(lane.segmentCount) segments; free space, or lower ssd.reserve"))
+        }
+        // Something else has that name: a folder, or a link.
+        if error != .noSpace { lane.fileSlots.insert(fileSlot) }
+        lane.growthFault = error
+    }
+
+    private func makeFile(
+        _ name: String, _ lane: SSDLane<R>
+    ) throws(IOFault) -> R.Directory.Handle {
+        try lane.directory.preallocate(
+            name, byteCount: UInt64(lane.segmentBlockCount * SSDFormat.blockByteCount))
+        do throws(IOFault) {
+            let handle = try lane.directory.open(name, lane.mode)
+            try lane.directory.synchronize()
+            return handle
+        } catch {
+            // Nobody would know of it until the next start.
+            try lane.directory.remove(name)
+            throw error
+        }
+    }
+
+    /// Whether the file system has room for another segment besides what it keeps free.
+    func hasRoomForSegment(_ lane: SSDLane<R>) throws(IOFault) -> Bool {
+        let byteCount = UInt64(lane.segmentBlockCount * SSDFormat.blockByteCount)
+        return try lane.directory.freeByteCount() >= byteCount
+            + UInt64(configuration.reserve.bytes)
     }
 
     private func openNext(_ lane: SSDLane<R>) async -> Bool {

@@ -59,6 +59,9 @@ package actor SSDStore<R: Reactor> {
     nonisolated let report: @Sendable (SSDEvent) -> Void
 
     var lanes: [SSDLane<R>] = []
+    /// What new directories get when none is there already: all the same, also when one of them
+    /// fails on the way.
+    lazy var newStore = SSDTag(random: reactor.randomBits)
     /// There may be something to write.
     let work = Signal()
     /// A record was written, or could not be.
