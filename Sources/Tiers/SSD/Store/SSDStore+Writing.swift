@@ -34,7 +34,8 @@ extension SSDStore {
                 lane.byteCountInFlight += SSDFormat.blockByteCount
                 spawn { await $0.write(notes, lane: number) }
             } else if let demotion = memory.takeDemotion(now: reactor.now()) {
-                begin(demotion, lane)
+                // Whichever lane's task comes first, the chunks go to all lanes in turn.
+                begin(demotion, laneInTurn() ?? lane)
             } else {
                 // Reclaim waits until the notes that it keeps of a segment are written.
                 if isStopping, !lanes.contains(where: \.isEmptyingSegments) { return }
@@ -43,6 +44,15 @@ extension SSDStore {
                 await work.wait()
             }
         }
+    }
+
+    /// The next lane that takes chunks and does not lag behind.
+    private func laneInTurn() -> SSDLane<R>? {
+        for _ in lanes {
+            guard let lane = writableLane() else { return nil }
+            if lane.byteCountInFlight < byteCountInFlightMax { return lane }
+        }
+        return nil
     }
 
     private func begin(_ demotion: consuming RAMTier.Demotion, _ lane: SSDLane<R>) {
