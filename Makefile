@@ -36,6 +36,12 @@ bench-ssd-recovery:  ## Time starts on a terabyte of chunks
 	swift build -c release --product kvstored
 	dev/bench-ssd --recovery
 
+bench-lmcache:  ## Compare with Redis behind LMCache, by LMCache's own benchmark
+	dev/setup --bench
+	swift build -c release --product kvstored
+	dev/build-libkvstore
+	dev/bench-lmcache
+
 simulate:  ## Crash a simulated node under SEEDS=10000 seeds
 	dev/simulate $(SEEDS)
 
@@ -52,5 +58,5 @@ format:  ## Format all Swift files
 generate:  ## Rewrite the generated documents
 	dev/generate
 
-.PHONY: help setup test test-lmcache demo bench bench-ssd bench-ssd-recovery simulate fuzz \
-	crash-test format generate
+.PHONY: help setup test test-lmcache demo bench bench-ssd bench-ssd-recovery bench-lmcache simulate \
+	fuzz crash-test format generate

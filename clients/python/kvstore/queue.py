@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The asynchronous form: requests are submitted, a descriptor becomes readable, results are drained.
+"""The asynchronous form: submit requests, watch a descriptor, drain results.
 
 A queue is one connection with one thread, which is libkvstore's own and needs no GIL. It serves its
 requests in order; open several for requests side by side.
@@ -54,9 +54,9 @@ class _Held:
 class Queue:
     """A queue to "unix:/path" or "tcp:host:port". Connects at the first request.
 
-    All methods may be called from several threads and return at once; `submit_…` give a ticket that
-    a completion will name, and raise `Busy` when `depth` requests are under way. Buffers must not be
-    used for anything else until then. A forked child cannot use it (`Forked`).
+    All methods may be called from several threads and return at once. `submit_…` give a ticket that
+    a completion will name, and raise `Busy` when `depth` requests are under way; buffers must not
+    be used for anything else until then. A forked child cannot use it (`Forked`).
     """
 
     def __init__(self, address: str, *, namespace: str = "default", token: bytes | None = None,
