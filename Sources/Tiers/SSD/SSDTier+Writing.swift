@@ -215,6 +215,15 @@ extension SSDTier {
         }
     }
 
+    /// A sealed segment takes records again; false when it is no longer sealed.
+    func reopenSegment(_ slot: Int) -> Bool {
+        state.withLock { state in
+            guard state.segments[slot].state == .sealed else { return false }
+            state.segments[slot].state = .open
+            return true
+        }
+    }
+
     func setState(of slot: Int, to new: SSDSegment.State) {
         state.withLock { $0.segments[slot].state = new }
     }

@@ -141,22 +141,31 @@ package final class SSDBell: Sendable {
     }
 }
 
+/// What a record takes of a segment. A value.
+struct RecordSize: Hashable, Sendable {
+    let blockCount: Int
+    /// Entries in the footer, at most.
+    let entryCount: Int
+    /// Notes may take the room that chunks leave for them.
+    let isOfNotes: Bool
+}
+
 /// A segment that is being written. Confined to the store.
 final class OpenSegment<R: Reactor> {
     let slot: Int
     let header: SegmentHeader
     let file: R.File
     /// Where the next record goes.
-    private(set) var nextBlock = 1
+    private(set) var nextBlock: Int
     /// Blocks are reserved and not yet written.
     private(set) var pendingCount = 0
     /// Records that were reserved, for the room of the footer; a record of notes counts for all
     /// that it could hold.
-    private var entryCount = 0
+    private var entryCount: Int
     /// What was written, for the footer; in order of completion.
-    var entries: [FooterEntry] = []
+    var entries: [FooterEntry]
     /// Those before are durable.
-    private(set) var synchronizedEntryCount = 0
+    private(set) var synchronizedEntryCount: Int
     /// Where chunks that moved here came from, by block, until their records here are durable.
     private var origins: [UInt32: SSDPlace] = [:]
     /// Takes no more records: it is full, or failed.
@@ -165,22 +174,30 @@ final class OpenSegment<R: Reactor> {
     var isDamaged = false
     var isSealed = false
 
-    init(slot: Int, header: SegmentHeader, file: R.File) {
+    /// `entries` are those of the records that are in it, durably.
+    init(slot: Int, header: SegmentHeader, file: R.File, _ entries: [FooterEntry] = []) {
         self.slot = slot
         self.header = header
         self.file = file
+        self.entries = entries
+        entryCount = entries.count
+        synchronizedEntryCount = entries.count
+        nextBlock = entries.map { Int($0.block + $0.blockCount) }.max() ?? 1
     }
 
-    /// Takes room for a record; nil when it does not fit any more. Chunks leave some for notes,
-    /// so that a deletion finds room while segments are reclaimed.
-    func reserve(blockCount: Int, entryCount count: Int, forNotes: Bool) -> Int? {
-        let footer = FooterTable.blockCount(entryCount: entryCount + count)
-        let kept = forNotes ? 0 : Self.blockCountForNotes(of: Int(header.blockCount))
-        guard !isClosed, nextBlock + blockCount + footer + kept <= Int(header.blockCount) else {
-            return nil
-        }
-        defer { nextBlock += blockCount }
-        entryCount += count
+    /// Whether a record fits behind the others. Chunks leave some room for notes, so that a
+    /// deletion finds room while segments are reclaimed.
+    func fits(_ record: RecordSize) -> Bool {
+        let footer = FooterTable.blockCount(entryCount: entryCount + record.entryCount)
+        let kept = record.isOfNotes ? 0 : Self.blockCountForNotes(of: Int(header.blockCount))
+        return nextBlock + record.blockCount + footer + kept <= Int(header.blockCount)
+    }
+
+    /// Takes room for a record; nil when it does not fit any more.
+    func reserve(_ record: RecordSize) -> Int? {
+        guard !isClosed, fits(record) else { return nil }
+        defer { nextBlock += record.blockCount }
+        entryCount += record.entryCount
         pendingCount += 1
         return nextBlock
     }

@@ -14,7 +14,10 @@ extension SSDStore {
         // A chunk that the index has no room for is found by reading footers alone.
         guard !tier.state.withLock({ $0.hasUnindexedRecords }) else { return }
         isWritingCheckpoint = true
-        defer { isWritingCheckpoint = false }
+        defer {
+            isWritingCheckpoint = false
+            recordsChanged.notify()
+        }
         sealedCount = 0
         let plan = planCheckpoint(lane)
         defer { tier.state.withLock { $0.bindings.isFrozen = false } }

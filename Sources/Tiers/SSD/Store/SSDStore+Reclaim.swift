@@ -241,9 +241,10 @@ extension SSDStore {
         let blockCount = Int(entry.blockCount)
         // Another lane makes room for what is evacuated as it does for what is new.
         let isFromLane = tier.segment(Int(place.segment)).directory == lane.number
-        guard
-            let (open, block) = await reserve(lane, blockCount: blockCount, forReclaim: isFromLane)
-        else { return false }
+        let size = RecordSize(blockCount: blockCount, entryCount: 1, isOfNotes: false)
+        guard let (open, block) = await reserve(lane, size, forReclaim: isFromLane) else {
+            return false
+        }
         guard let sequence = tier.beginMove(of: name, from: place) else {
             open.complete([])
             recordsChanged.notify()

@@ -18,7 +18,7 @@ extension SSDStore {
 
     /// Closes the lane's segment and opens another; the caller has set `isRolling`, which ends
     /// here. Does not wait for reclaim, which may have to open a segment itself.
-    func roll(_ lane: SSDLane<R>, forReclaim: Bool) async -> Roll {
+    func roll(_ lane: SSDLane<R>, for record: RecordSize, forReclaim: Bool) async -> Roll {
         defer {
             lane.isRolling = false
             lane.changed.notify()
@@ -27,7 +27,10 @@ extension SSDStore {
         // The last free segment is for what reclaim writes again, and for deletions.
         let freeCountWanted = forReclaim ? 1 : 2
         while tier.freeSegmentCount(directory: lane.number) < freeCountWanted {
-            guard grow(lane) else { return .noRoom }
+            if grow(lane) { continue }
+            guard forReclaim, await reopen(lane, for: record) else { return .noRoom }
+            startReclaim(lane)
+            return .opened
         }
         if let full = lane.open { close(full, lane) }
         let isOpen = await openNext(lane)

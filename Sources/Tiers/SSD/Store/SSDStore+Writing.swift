@@ -142,30 +142,24 @@ extension SSDStore {
 
     /// Room for a record in the lane's open segment, or in a new one; nil when there is none.
     func reserve(
-        _ lane: SSDLane<R>, blockCount: Int, entryCount: Int = 1, forReclaim: Bool = false,
-        forNotes: Bool = false
+        _ lane: SSDLane<R>, _ record: RecordSize, forReclaim: Bool = false
     ) async -> (OpenSegment<R>, block: Int)? {
-        let footer = FooterTable.blockCount(entryCount: entryCount)
+        let footer = FooterTable.blockCount(entryCount: record.entryCount)
         let kept = OpenSegment<R>.blockCountForNotes(of: lane.segmentBlockCount)
-        guard 1 + blockCount + footer + kept <= lane.segmentBlockCount else { return nil }
+        guard 1 + record.blockCount + footer + kept <= lane.segmentBlockCount else { return nil }
         while lane.isWritable {
             // The last segment is for what reclaim moves, until it has made room.
             if !forReclaim, lane.isReclaiming, tier.freeSegmentCount(directory: lane.number) == 0 {
                 await lane.changed.wait()
                 continue
             }
-            if let open = lane.open,
-                let block = open.reserve(
-                    blockCount: blockCount, entryCount: entryCount, forNotes: forNotes)
-            {
-                return (open, block)
-            }
+            if let open = lane.open, let block = open.reserve(record) { return (open, block) }
             if lane.isRolling {
                 await lane.changed.wait()
                 continue
             }
             lane.isRolling = true
-            switch await roll(lane, forReclaim: forReclaim) {
+            switch await roll(lane, for: record, forReclaim: forReclaim) {
             case .opened: continue
             case .failed: return nil
             case .noRoom: guard !forReclaim, await waitForReclaim(lane) else { return nil }
@@ -188,7 +182,8 @@ extension SSDStore {
         let bytes = held.bytes
         let payloadBlockCount = SSDFormat.blockCount(bytes.count)
         guard tier.presence(of: name, now: reactor.now()) == .absent else { return true }
-        guard let (open, block) = await reserve(lane, blockCount: 1 + payloadBlockCount) else {
+        let size = RecordSize(blockCount: 1 + payloadBlockCount, entryCount: 1, isOfNotes: false)
+        guard let (open, block) = await reserve(lane, size) else {
             tier.count { $0.skippedCount += 1 }
             return false
         }
@@ -265,10 +260,8 @@ extension SSDStore {
 
     private func writeNotes(_ notes: [PendingNote], _ lane: SSDLane<R>) async -> Bool {
         guard let first = notes.first else { return true }
-        guard
-            let (open, block) = await reserve(
-                lane, blockCount: 1, entryCount: notes.count, forReclaim: true, forNotes: true)
-        else {
+        let size = RecordSize(blockCount: 1, entryCount: notes.count, isOfNotes: true)
+        guard let (open, block) = await reserve(lane, size, forReclaim: true) else {
             lane.hasNoRoomForNotes = true
             return false
         }
