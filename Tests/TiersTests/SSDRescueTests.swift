@@ -65,7 +65,7 @@ extension SSDStore {
         let options = StoreOptions(directories).with { $0.segmentCountMax = 6 }
         try await makeFull(options)
         try await withStore(options, end: .kill) { test in
-            test.reactor.inject(.failure(errorNumber: EIO), into: point, skipCount: skipCount)
+            test.reactor.base.inject(.failure(errorNumber: EIO), into: point, skipCount: skipCount)
             // It may be refused, but not for ever.
             _ = await test.putDurably(100, byteCount: 20_000)
             try await test.until("it goes on") { await $0.putDurably(100, byteCount: 20_000) }
