@@ -167,6 +167,8 @@ package actor SSDStore<R: Reactor> {
             lane.directory.close()
         }
         lanes = []
+        // What it does holds the store.
+        bell.onRing {}
     }
 
     /// Runs `body` as a task that `stop` waits for.
