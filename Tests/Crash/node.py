@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A daemon with an SSD tier and chunks whose bytes are known, for tests of bad directories."""
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import struct
 import subprocess
 
 import pytest
@@ -14,6 +16,8 @@ from frames import NOT_FOUND, OK, Connection
 LAYOUT = bytes(range(16))
 CHUNK_BYTE_COUNT = 100_000
 BLOCK = 4_096
+# _IOR('X', 125, __u32), of ext4 and XFS alike, and its flag for losing what the log has not got.
+SHUTDOWN, WITHOUT_LOG = 0x8004_587D, 2
 
 
 def key_of(number):
@@ -146,9 +150,30 @@ def mounted(folder, kind, mebibytes):
         with open(image, "wb") as file:
             file.truncate(mebibytes << 20)
         subprocess.run([f"mkfs.{kind}", "-q", image], check=True)
-        command = ["mount", "-o", "loop", image, place]
+        command = mount_command(folder, kind)
     with _mounted(command, place):
         yield place
+
+
+def mount_command(folder, kind):
+    """Mounts the image of `mounted` at its place."""
+    return ["mount", "-o", "loop", folder / f"image-{kind}", folder / f"mount-{kind}"]
+
+
+def shut_down(place):
+    """From now on every call on this file system fails with EIO, as on a device that was pulled."""
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        fcntl.ioctl(descriptor, SHUTDOWN, struct.pack("I", WITHOUT_LOG))
+    except OSError as error:
+        pytest.skip(f"NOT TESTED: the file system cannot be shut down: {error}")
+    finally:
+        os.close(descriptor)
+
+
+def abort(place):
+    """The kernel makes an ext4 read-only, as after an error that it found there."""
+    subprocess.run(["mount", "-o", "remount,abort", place], capture_output=True, check=False)
 
 
 @contextlib.contextmanager
