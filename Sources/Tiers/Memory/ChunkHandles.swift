@@ -45,6 +45,16 @@ package struct Reservation: ~Copyable, Sendable {
         return status == .ok ? hold : nil
     }
 
+    /// Makes the chunk visible in the place of another; see `RAMTier.Replacement` for what may come
+    /// of it besides `.ok`. The space is free then.
+    package consuming func replace(
+        _ replacement: RAMTier.Replacement, checksum: UInt64, expiry: Instant, now: Instant
+    ) -> Status {
+        isOpen = false
+        return tier.replace(
+            slot, generation, replacement, checksum: checksum, expiry: expiry, now: now)
+    }
+
     deinit {
         if isOpen { tier.abort(slot, generation) }
     }

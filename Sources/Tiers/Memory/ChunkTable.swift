@@ -120,6 +120,29 @@ struct ChunkTable: ~Copyable {
         return nil
     }
 
+    /// Looks at the visible chunks whose home, the bucket that their key chooses, is one of the
+    /// `count` from `first` on, until `body` says after the last of a home that it has enough.
+    /// - Returns: the home to go on with; nil at the end.
+    func walk(
+        homesFrom first: Int, count: Int, _ body: (ChunkEntry) -> Void,
+        until hasEnough: () -> Bool
+    ) -> Int? {
+        let end = min(first + count, buckets.count)
+        var origin = first
+        while origin < end {
+            // A chunk lies in its home, or in the next bucket that was not taken.
+            var bucket = origin
+            while buckets[bucket & bucketMask] != Self.none {
+                let entry = entries[Int(buckets[bucket & bucketMask])]
+                if home(entry.namespace, entry.key) == origin { body(entry) }
+                bucket += 1
+            }
+            origin += 1
+            if hasEnough() { break }
+        }
+        return origin < buckets.count ? origin : nil
+    }
+
     /// Makes the chunk of `slot` findable; its key must be absent.
     mutating func insert(_ slot: UInt32) {
         var bucket = home(entries[Int(slot)].namespace, entries[Int(slot)].key)

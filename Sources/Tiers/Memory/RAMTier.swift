@@ -178,7 +178,7 @@ package final class RAMTier: Sendable {
         return result(of: outcome, proposal)
     }
 
-    private func result(
+    func result(
         of outcome: RAMTierState.SlotOutcome, _ proposal: ChunkProposal
     ) -> ReserveResult {
         let granule = Limits.arenaGranuleByteCount

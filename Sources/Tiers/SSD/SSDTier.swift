@@ -198,24 +198,7 @@ package final class SSDTier: Sendable {
         _ namespace: NamespaceID, _ key: ChunkKey, now: Instant
     ) -> (found: Bool, NoteOutcome) {
         let wall = wallMilliseconds(now)
-        return state.withLock { state in
-            let name = ChunkName(namespace, key)
-            let wasPinned = state.pins.removeValue(forKey: name) != nil
-            guard let row = state.index.find(namespace, key, state.bindings) else {
-                // An earlier deletion that is not durable yet is this one's business too.
-                if let earlier = state.unsettledDeletions[name] { return (false, .noted(earlier)) }
-                guard wasPinned || state.mayHoldUnknownRecords else { return (false, .nothing) }
-                return (false, state.enqueue(.delete, name).map { .noted($0) } ?? .refused)
-            }
-            let found = state.index[row].state == .readable && !state.isExpired(row, wall)
-            guard let sequence = state.enqueue(.delete, name) else {
-                // Kept as bad, so that a later deletion is noted.
-                state.index[row].state = .bad
-                return (found, .refused)
-            }
-            state.drop(row)
-            return (found, .noted(sequence))
-        }
+        return state.withLock { $0.remove(ChunkName(namespace, key), wallMilliseconds: wall) }
     }
 
     /// Keeps a chunk from being reclaimed until `end`; in the past: no longer.
