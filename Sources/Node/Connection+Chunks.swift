@@ -68,16 +68,7 @@ extension Connection {
         self.verifier = verifier
         verifier.reset()
         let bytes = reservation.bytes
-        var filled = inbox.drain(into: bytes)
-        verifier.add(bytes.prefix(filled))
-        while filled < bytes.count {
-            // Small enough that the checksum finds the bytes in the processor's second-level cache.
-            let count = min(Limits.pieceByteCountShared, bytes.count - filled)
-            let piece = bytes.slice(offset: filled, count: count)
-            try await receive(filling: piece, deadline: request.deadline)
-            verifier.add(piece)
-            filled += count
-        }
+        try await receivePieces(filling: bytes, deadline: request.deadline) { verifier.add($0) }
         try await receive(atLeast: PutRequest.checksumByteCount, deadline: request.deadline)
         let trailer = inbox.bytes.prefix(PutRequest.checksumByteCount)
         inbox.consume(PutRequest.checksumByteCount)
@@ -240,25 +231,6 @@ extension Connection {
         if isPart { answer.checksum = Checksum.of(bytes) }
         let frame = header.encode(into: outbox.bytes) { answer.encode(&$0) }
         try await send(frame, thenChunk: bytes, deadline: request.deadline)
-    }
-
-    /// Sends a frame and a chunk, the first piece of it with the frame.
-    private nonisolated(nonsending) func send(
-        _ frame: PinnedBytes, thenChunk chunk: PinnedBytes, deadline: Instant
-    ) async throws(ConnectionEnd) {
-        let first = min(shard.pieceByteCount(at: reactor.now()), chunk.count)
-        do throws(IOFault) {
-            try await stream.send(frame, chunk.prefix(first), deadline: deadline)
-        } catch {
-            throw ConnectionEnd(error)
-        }
-        node.metrics.add(.bytesSent, frame.count + first)
-        var sent = first
-        while sent < chunk.count {
-            let count = min(shard.pieceByteCount(at: reactor.now()), chunk.count - sent)
-            try await send(chunk.slice(offset: sent, count: count), deadline: deadline)
-            sent += count
-        }
     }
 
     private nonisolated(nonsending) func sendMiss(

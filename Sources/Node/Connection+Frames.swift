@@ -38,49 +38,6 @@ struct Rows {
 extension Connection {
     // MARK: Receiving
 
-    /// Receives until `count` unused bytes are in the inbox.
-    nonisolated(nonsending) func receive(
-        atLeast count: Int, deadline: Instant
-    ) async throws(ConnectionEnd) {
-        let before = inbox.count
-        guard before < count else { return }
-        do throws(IOFault) {
-            try await inbox.fill(atLeast: count, from: stream, deadline: deadline)
-        } catch {
-            throw ConnectionEnd(error)
-        }
-        node.metrics.add(.bytesReceived, inbox.count - before)
-    }
-
-    /// Receives until `target` is full.
-    nonisolated(nonsending) func receive(
-        filling target: PinnedBytes, deadline: Instant
-    ) async throws(ConnectionEnd) {
-        guard target.count > 0 else { return }
-        do throws(IOFault) {
-            _ = try await stream.receive(
-                into: target, minimum: target.count, deadline: deadline)
-        } catch {
-            throw ConnectionEnd(error)
-        }
-        node.metrics.add(.bytesReceived, target.count)
-    }
-
-    /// Receives and drops `byteCount` bytes.
-    nonisolated(nonsending) func discard(
-        _ byteCount: UInt64, deadline: Instant
-    ) async throws(ConnectionEnd) {
-        let inboxed = Int(min(byteCount, UInt64(inbox.count)))
-        inbox.consume(inboxed)
-        var rest = byteCount - UInt64(inboxed)
-        let target = shard.discard.bytes
-        while rest > 0 {
-            let count = Int(min(rest, UInt64(target.count)))
-            try await receive(filling: target.prefix(count), deadline: deadline)
-            rest -= UInt64(count)
-        }
-    }
-
     /// Receives a header and takes it out of the inbox; answers one that is malformed.
     nonisolated(nonsending) func receiveHeader() async throws(ConnectionEnd) -> Request {
         let arrival = reactor.now()
@@ -208,18 +165,6 @@ extension Connection {
             : try await refuse(request, fault.status, fault.message)
     }
 
-    /// Sends all of `bytes`.
-    nonisolated(nonsending) func send(
-        _ bytes: PinnedBytes, deadline: Instant
-    ) async throws(ConnectionEnd) {
-        do throws(IOFault) {
-            try await stream.send(bytes, deadline: deadline)
-        } catch {
-            throw ConnectionEnd(error)
-        }
-        node.metrics.add(.bytesSent, bytes.count)
-    }
-
     private func count(_ status: Status) {
         switch status {
         case .busy: node.metrics.add(.answersBusy)
@@ -230,15 +175,6 @@ extension Connection {
         case .internal: node.metrics.add(.answersInternal)
         case .checksumMismatch: node.metrics.add(.checksumMismatches)
         default: break
-        }
-    }
-}
-
-extension ConnectionEnd {
-    init(_ fault: IOFault) {
-        switch fault {
-        case .deadlineExceeded: self = .tooSlow
-        case .closed, .cancelled, .busy, .system: self = .closed
         }
     }
 }

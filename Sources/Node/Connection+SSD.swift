@@ -6,60 +6,9 @@ internal import Wire
 
 /// What connections do with the SSD tier, beside memory.
 extension Connection {
-    /// Lends a chunk from memory, or from SSD by way of memory.
-    nonisolated(nonsending) func find(
-        _ key: ChunkKey, now: Instant, deadline: Instant, asUse: RAMTier.Use = .counts
-    ) async -> Found {
-        if let held = node.tier.hold(namespace, key, now: now, asUse: asUse) {
-            return .held(held)
-        }
-        guard let ssd else { return .missing(.notFound) }
-        var pauseMilliseconds: UInt64 = 1
-        while true {
-            switch await ssd.reader.obtain(ChunkName(namespace, key), deadline: deadline) {
-            case .success(let hold):
-                node.metrics.add(.ssdHits)
-                return .held(node.tier.lend(hold))
-            case .failure(.busy) where pauseMilliseconds < busyPauseMillisecondsMax:
-                // All of memory is being sent or written: that is over soon.
-                guard await pause(milliseconds: pauseMilliseconds) else { return .missing(.busy) }
-                pauseMilliseconds *= 2
-            case .failure(let status):
-                return .missing(status)
-            }
-        }
-    }
-
-    private nonisolated(nonsending) func pause(milliseconds: UInt64) async -> Bool {
-        do throws(IOFault) {
-            try await reactor.sleep(until: reactor.now().adding(milliseconds: milliseconds))
-            return true
-        } catch {
-            return false
-        }
-    }
-
     /// How a read of a chunk counts, by whether all that stand before it in its request were found.
     func use(_ isPrefix: Bool) -> RAMTier.Use {
         isPrefix || !node.configuration.admitsPrefixesOnly ? .counts : .countsInMemory
-    }
-
-    /// What is known of a chunk, and whether it is in memory; nil when it is nowhere.
-    func describe(
-        _ key: ChunkKey, now: Instant, asUse: RAMTier.Use
-    ) -> (description: ChunkDescription, isInMemory: Bool)? {
-        if let found = node.tier.describe(namespace, key, now: now, asUse: asUse) {
-            return (found, true)
-        }
-        guard let located = ssd?.tier.locate(namespace, key, now: now, asUse: asUse) else {
-            return nil
-        }
-        return (located.description, false)
-    }
-
-    /// Whether a chunk is on SSD, or on its way there, so that it need not be stored again.
-    func isOnSSD(_ key: ChunkKey, now: Instant) -> Bool {
-        ssd?.tier.holds(namespace, key, now: now) ?? false
     }
 
     // MARK: Storing
@@ -128,9 +77,6 @@ extension Connection {
         }
     }
 
-    /// What came of one key, and what must be durable before it is told.
-    private typealias KeyOutcome = (status: Status, note: SSDTier.NoteOutcome)
-
     /// Answers with a status for each key, once what `perform` did is durable.
     private nonisolated(nonsending) func answerStatuses(
         _ request: Request, _ keys: KeyList, _ perform: (ChunkKey) -> KeyOutcome
@@ -161,15 +107,6 @@ extension Connection {
             return Rows(
                 firstCount: okCount, secondCount: UInt32(keys.count), byteCount: 2 * keys.count)
         }
-    }
-
-    /// Memory, SSD, and memory again: a reader may have brought the chunk there in between.
-    private func removeEverywhere(_ key: ChunkKey, now: Instant) -> KeyOutcome {
-        let wasInMemory = node.tier.remove(namespace, key, now: now)
-        guard let ssd else { return (wasInMemory ? .ok : .notFound, .nothing) }
-        let (wasOnSSD, note) = ssd.tier.remove(namespace, key, now: now)
-        let cameBack = node.tier.remove(namespace, key, now: now)
-        return (wasInMemory || wasOnSSD || cameBack ? .ok : .notFound, note)
     }
 
     /// Pins a chunk in the tiers that have it, until `end`; in the past: no longer.
@@ -253,6 +190,3 @@ extension Connection {
         }
     }
 }
-
-/// The last of the pauses, each twice the one before, for which a request waits for room.
-private let busyPauseMillisecondsMax: UInt64 = 256

@@ -5,17 +5,7 @@ internal import Telemetry
 internal import Tiers
 internal import Wire
 
-/// Why a connection ends.
-enum ConnectionEnd: Error {
-    /// The client closed, or the node does, in order.
-    case closed
-    /// The client sent or read too slowly.
-    case tooSlow
-    /// The client broke the protocol, or was refused; it has been told.
-    case refused
-}
-
-/// One client's connection: reads requests, answers them in order, until either side ends it.
+/// A client of the native protocol (docs/protocol.md): reads requests, answers them in order, until either side ends it.
 ///
 /// Confined to its shard. Whatever happens, `run` returns, and by then everything the connection
 /// held is released: leases, reservations, its staging region. What can go wrong:
@@ -23,44 +13,22 @@ enum ConnectionEnd: Error {
 /// - *a request that cannot be served*: answered with its status, and the connection goes on;
 /// - *a client that is too slow*: closed, since nothing can be said inside a frame;
 /// - *the client is gone*: closed.
-final class Connection<R: Reactor> {
-    /// Whether the connection serves another request.
-    enum Next {
-        case goOn
-        case close
-    }
-
-    let stream: R.Stream
-    let reactor: R
-    let node: Node
-    let shard: ShardContext
-    let ssd: SSDAccess<R>?
-
-    var inbox = Inbox<R.Stream>()
+final class Connection<R: Reactor>: ServedConnection<R> {
     /// Header and body of an answer that fits; a larger one takes a scratch buffer.
     let outbox = OwnedBytes(count: outboxByteCount)
     /// Set by HELLO.
-    var namespace = NamespaceID.default
     var sharesMemory = false
     var leases = LeaseTable()
     var staging = StagingArea()
     /// Checks what a PUT brings; made by the first one.
     var verifier: RawVerifier?
-    /// Whether the connection waits for a request.
-    private(set) var isIdle = true
 
-    init(
-        stream: R.Stream, reactor: R, node: Node, shard: ShardContext, ssd: SSDAccess<R>?
-    ) {
-        self.ssd = ssd
-        self.stream = stream
-        self.reactor = reactor
-        self.node = node
-        self.shard = shard
+    init(_ seat: Seat<R>) {
+        super.init(seat, inboxByteCount: Limits.inboxByteCount)
     }
 
     /// Serves the client to the end.
-    nonisolated(nonsending) func run() async {
+    override nonisolated(nonsending) func run() async {
         do throws(ConnectionEnd) {
             var next = try await serveHello()
             while next == .goOn { next = try await serveNextRequest() }
@@ -76,25 +44,26 @@ final class Connection<R: Reactor> {
     ///
     /// Waits for the client's HELLO: closed before it could send that, the client would see a
     /// broken connection and no reason.
-    nonisolated(nonsending) func refuse(_ status: Status, _ reason: String) async {
+    override nonisolated(nonsending) func refuse(_ reason: Unwelcome) async {
+        let (status, text): (Status, String) =
+            switch reason {
+            case .stopping: (.shuttingDown, "the daemon stops: compute, reconnect later")
+            case .tooMany:
+                (.busy, "too many connections: close some, or raise limits.connections")
+            }
         do throws(ConnectionEnd) {
             try await receive(
                 atLeast: FrameHeader.byteCount,
                 deadline: reactor.now().adding(milliseconds: Limits.helloMillisecondsMax))
-            _ = try await answerAndClose(unknownRequest(), status, reason)
+            _ = try await answerAndClose(unknownRequest(), status, text)
         } catch {
             // The client is gone already: nothing is left to tell.
         }
         close()
     }
 
-    /// Ends the connection; operations under way fail.
-    func close() {
-        stream.close()
-    }
-
     /// Ends the leases and reservations that their client kept for too long.
-    func endExpiredLeases(by now: Instant) {
+    override func endExpiredLeases(by now: Instant) {
         leases.endExpired(by: now) { hold in
             node.metrics.add(.leasesExpired)
             releaseLease(hold)

@@ -6,9 +6,17 @@ internal import KVCore
 /// One receive usually brings a whole small request. Payloads do not pass through here, except for
 /// the few bytes that came along with their header. Confined to its connection.
 struct Inbox<Stream: ByteStream>: ~Copyable {
-    private let buffer = OwnedBytes(count: Limits.inboxByteCount)
+    private var buffer: OwnedBytes
     private var begin = 0
     private var end = 0
+
+    /// An empty one, over a buffer of its own.
+    init(byteCount: Int) {
+        buffer = OwnedBytes(count: byteCount)
+    }
+
+    /// Bytes that the buffer has room for.
+    var capacity: Int { buffer.bytes.count }
 
     /// Bytes received and not used yet.
     var count: Int { end - begin }
@@ -29,6 +37,16 @@ struct Inbox<Stream: ByteStream>: ~Copyable {
         target.copy(from: bytes.prefix(count))
         consume(count)
         return count
+    }
+
+    /// Goes on with another buffer, in which the unused bytes find room.
+    /// - Returns: the one before.
+    mutating func move(to other: OwnedBytes) -> OwnedBytes {
+        other.bytes.copy(from: bytes)
+        end -= begin
+        begin = 0
+        defer { buffer = other }
+        return buffer
     }
 
     /// Receives until at least `count` bytes (at most the buffer's size) are unused.

@@ -18,7 +18,7 @@ package actor Shard<R: Reactor> {
     /// Rises while the shard runs; see `maintain`.
     private nonisolated let beat = Atomic<UInt64>(0)
     /// Connections by slot; a slot is used again when its connection has ended.
-    private var slots: [Connection<R>?] = []
+    private var slots: [ServedConnection<R>?] = []
     private var unusedSlots: [Int] = []
     private var isStopped = false
     /// Connections that are being told why they are not served.
@@ -52,8 +52,9 @@ package actor Shard<R: Reactor> {
     /// called `expectConnection`.
     package func serve(_ accepted: R.Listener.Connection) {
         let connection = Connection(
-            stream: reactor.adopt(accepted), reactor: reactor, node: node, shard: context,
-            ssd: ssd)
+            Seat(
+                stream: reactor.adopt(accepted), reactor: reactor, node: node, shard: context,
+                ssd: ssd))
         let slot = unusedSlots.popLast() ?? slots.count
         if slot == slots.count { slots.append(connection) } else { slots[slot] = connection }
         let isWelcome = !isStopped && node.connectionBegan()
@@ -73,12 +74,8 @@ package actor Shard<R: Reactor> {
         refusalCount += 1
         if refusalCount > refusalCountMax {
             slots[slot]?.close()
-        } else if isStopped {
-            await slots[slot]?.refuse(
-                .shuttingDown, "the daemon stops: compute, reconnect later")
         } else {
-            await slots[slot]?.refuse(
-                .busy, "too many connections: close some, or raise limits.connections")
+            await slots[slot]?.refuse(isStopped ? .stopping : .tooMany)
         }
         refusalCount -= 1
         forget(slot)

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+internal import KVCore
+internal import Telemetry
+internal import Tiers
+
+/// Why a connection ends.
+enum ConnectionEnd: Error {
+    /// The client closed, or the node does, in order.
+    case closed
+    /// The client sent or read too slowly.
+    case tooSlow
+    /// The client broke the protocol, or was refused; it has been told.
+    case refused
+}
+
+/// Why a client is not served at all.
+enum Unwelcome {
+    case stopping
+    case tooMany
+}
+
+/// One client's connection, whatever it speaks: its socket, and its way to the tiers. What is
+/// spoken is a subclass's business.
+///
+/// Confined to its shard. Whatever happens, `run` returns, and by then everything the connection
+/// held is released.
+class ServedConnection<R: Reactor> {
+    /// Whether the connection serves another request.
+    enum Next {
+        case goOn
+        case close
+    }
+
+    final let stream: R.Stream
+    final let reactor: R
+    final let node: Node
+    final let shard: ShardContext
+    final let ssd: SSDAccess<R>?
+
+    final var inbox: Inbox<R.Stream>
+    final var namespace = NamespaceID.default
+    /// Whether the connection waits for a request.
+    final var isIdle = true
+
+    init(_ seat: Seat<R>, inboxByteCount: Int) {
+        stream = seat.stream
+        reactor = seat.reactor
+        node = seat.node
+        shard = seat.shard
+        ssd = seat.ssd
+        inbox = Inbox(byteCount: inboxByteCount)
+    }
+
+    /// Serves the client to the end.
+    nonisolated(nonsending) func run() async {
+        preconditionFailure("a connection speaks something")
+    }
+
+    /// Tells the client why it is not served, where its protocol has words for it, and closes.
+    nonisolated(nonsending) func refuse(_ reason: Unwelcome) async {
+        preconditionFailure("a connection speaks something")
+    }
+
+    /// Ends what its client kept for too long.
+    func endExpiredLeases(by now: Instant) {}
+
+    /// Ends the connection; operations under way fail.
+    final func close() {
+        stream.close()
+    }
+
+    // MARK: Receiving
+
+    /// Receives until `count` unused bytes are in the inbox.
+    final nonisolated(nonsending) func receive(
+        atLeast count: Int, deadline: Instant
+    ) async throws(ConnectionEnd) {
+        let before = inbox.count
+        guard before < count else { return }
+        do throws(IOFault) {
+            try await inbox.fill(atLeast: count, from: stream, deadline: deadline)
+        } catch {
+            throw ConnectionEnd(error)
+        }
+        node.metrics.add(.bytesReceived, inbox.count - before)
+    }
+
+    /// Receives until `target` is full.
+    final nonisolated(nonsending) func receive(
+        filling target: PinnedBytes, deadline: Instant
+    ) async throws(ConnectionEnd) {
+        guard target.count > 0 else { return }
+        do throws(IOFault) {
+            _ = try await stream.receive(
+                into: target, minimum: target.count, deadline: deadline)
+        } catch {
+            throw ConnectionEnd(error)
+        }
+        node.metrics.add(.bytesReceived, target.count)
+    }
+
+    /// Receives until `target` is full: what is in the inbox, then the rest in pieces, each of
+    /// which `visit` gets while the processor has it in its cache.
+    final nonisolated(nonsending) func receivePieces(
+        filling target: PinnedBytes, deadline: Instant, _ visit: (PinnedBytes) -> Void
+    ) async throws(ConnectionEnd) {
+        var filled = inbox.drain(into: target)
+        visit(target.prefix(filled))
+        while filled < target.count {
+            // Small enough that the checksum finds the bytes in the second-level cache.
+            let count = min(Limits.pieceByteCountShared, target.count - filled)
+            let piece = target.slice(offset: filled, count: count)
+            try await receive(filling: piece, deadline: deadline)
+            visit(piece)
+            filled += count
+        }
+    }
+
+    /// Receives and drops `byteCount` bytes.
+    final nonisolated(nonsending) func discard(
+        _ byteCount: UInt64, deadline: Instant
+    ) async throws(ConnectionEnd) {
+        let inboxed = Int(min(byteCount, UInt64(inbox.count)))
+        inbox.consume(inboxed)
+        var rest = byteCount - UInt64(inboxed)
+        let target = shard.discard.bytes
+        while rest > 0 {
+            let count = Int(min(rest, UInt64(target.count)))
+            try await receive(filling: target.prefix(count), deadline: deadline)
+            rest -= UInt64(count)
+        }
+    }
+
+    // MARK: Sending
+
+    /// Sends all of `bytes`.
+    final nonisolated(nonsending) func send(
+        _ bytes: PinnedBytes, deadline: Instant
+    ) async throws(ConnectionEnd) {
+        do throws(IOFault) {
+            try await stream.send(bytes, deadline: deadline)
+        } catch {
+            throw ConnectionEnd(error)
+        }
+        node.metrics.add(.bytesSent, bytes.count)
+    }
+
+    /// Sends a frame and a chunk, the first piece of it with the frame.
+    final nonisolated(nonsending) func send(
+        _ frame: PinnedBytes, thenChunk chunk: PinnedBytes, deadline: Instant
+    ) async throws(ConnectionEnd) {
+        let first = min(shard.pieceByteCount(at: reactor.now()), chunk.count)
+        do throws(IOFault) {
+            try await stream.send(frame, chunk.prefix(first), deadline: deadline)
+        } catch {
+            throw ConnectionEnd(error)
+        }
+        node.metrics.add(.bytesSent, frame.count + first)
+        var sent = first
+        while sent < chunk.count {
+            let count = min(shard.pieceByteCount(at: reactor.now()), chunk.count - sent)
+            try await send(chunk.slice(offset: sent, count: count), deadline: deadline)
+            sent += count
+        }
+    }
+
+    /// Waits a little; false when the reactor stops before.
+    final nonisolated(nonsending) func pause(milliseconds: UInt64) async -> Bool {
+        do throws(IOFault) {
+            try await reactor.sleep(until: reactor.now().adding(milliseconds: milliseconds))
+            return true
+        } catch {
+            return false
+        }
+    }
+}
+
+/// What a shard gives to a new connection. A value.
+struct Seat<R: Reactor> {
+    let stream: R.Stream
+    let reactor: R
+    let node: Node
+    let shard: ShardContext
+    let ssd: SSDAccess<R>?
+}
+
+extension ConnectionEnd {
+    init(_ fault: IOFault) {
+        switch fault {
+        case .deadlineExceeded: self = .tooSlow
+        case .closed, .cancelled, .busy, .system: self = .closed
+        }
+    }
+}
