@@ -22,7 +22,7 @@ final class Daemon {
     private let reactors: [RingReactor]
     private let shards: [Shard<RingReactor>]
     private let acceptor: Acceptor<RingReactor>
-    private let addresses: [StreamAddress]
+    private let addresses: [BoundAddress]
     private let notifier: SystemdNotifier?
     private let ssd: DaemonSSD?
 
@@ -127,26 +127,33 @@ final class Daemon {
 
     private static func listen(
         _ settings: DaemonSettings, _ acceptor: Acceptor<RingReactor>
-    ) throws(StartFault) -> [StreamAddress] {
-        var wanted: [StreamAddress] = []
+    ) throws(StartFault) -> [BoundAddress] {
+        var wanted: [BoundAddress] = []
         if let path = settings.listen.unixSocket {
             if let directory = settings.listen.unixSocketDirectory {
                 // SAFETY: the string lives through the call. An error shows when binding.
                 _ = unsafe mkdir(directory, 0o755)
             }
-            wanted.append(.unix(path: path))
+            wanted.append(BoundAddress(door: .native, address: .unix(path: path)))
         }
-        if let tcp = settings.listen.tcp { wanted.append(tcp) }
-        var addresses: [StreamAddress] = []
-        for address in wanted {
-            let result = blocking { await acceptor.listen(on: address) }
+        if let tcp = settings.listen.tcp {
+            wanted.append(BoundAddress(door: .native, address: tcp))
+        }
+        if let resp = settings.resp {
+            wanted.append(BoundAddress(door: .resp, address: resp.listen))
+        }
+        if let lm = settings.lm { wanted.append(BoundAddress(door: .lm, address: lm.listen)) }
+        var addresses: [BoundAddress] = []
+        for one in wanted {
+            let result = blocking { await acceptor.listen(on: one.address, speaking: one.door) }
             switch result {
-            case .success(let bound): addresses.append(bound)
+            case .success(let bound):
+                addresses.append(BoundAddress(door: one.door, address: bound))
             case .failure(let fault):
                 throw StartFault(
                     message: """
-                        cannot listen on \(address) (\(fault)): is another kvstored running, or \
-                        the address not ours?
+                        cannot listen on \(one.address) (\(fault)): is another kvstored running, \
+                        or the address not ours?
                         """)
             }
         }
@@ -155,13 +162,16 @@ final class Daemon {
 
     /// Tells the log, the ready file and systemd that requests are served.
     func announce() throws(StartFault) {
-        for address in addresses {
-            logger.event(.notice, .listening, "listening", ["address": address.description])
+        for one in addresses {
+            logger.event(
+                .notice, .listening, "listening",
+                ["address": one.address.description, "protocol": one.door.rawValue])
         }
         if let path = settings.readyFile {
             try ReadyFile(addresses: addresses, nodeName: settings.nodeName).write(to: path)
         }
-        notify(.ready(status: "serving on \(addresses.map(\.description).joined(separator: ", "))"))
+        let places = addresses.map(\.address.description).joined(separator: ", ")
+        notify(.ready(status: "serving on \(places)"))
         logger.event(.notice, .ready, "kvstored serves")
     }
 

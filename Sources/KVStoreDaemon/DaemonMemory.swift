@@ -15,6 +15,8 @@ struct DaemonMemory {
     private static let processByteCount = 32 << 20
     /// An idle connection: its task, inbox and outbox; 5.7 KiB were measured.
     private static let connectionByteCount = 6 << 10
+    /// What one of the RESP listener has beyond that: two buffers.
+    private static let respConnectionByteCount = 2 * Limits.respBufferByteCount
     /// What the process may hold on top of the budget.
     private static let allowanceByteCount = 64 << 20
     /// Local writers get at most an eighth of the budget, and at most this.
@@ -31,6 +33,7 @@ struct DaemonMemory {
             ? 0 : min(budget.bytes / 8, Self.stagingByteCountMax)
         let overhead =
             Self.processByteCount + settings.limits.connectionCount * Self.connectionByteCount
+            + (settings.resp?.connectionCount ?? 0) * Self.respConnectionByteCount
         // Never more than a quarter: a small budget is kept by lowering limits.connections.
         let connectionByteCount = min(
             max(0, overhead - Self.allowanceByteCount), budget.bytes / 4)
@@ -98,8 +101,22 @@ extension DaemonSettings {
             namespace.map {
                 NamespaceConfiguration(
                     name: $0.name, tokens: $0.tokens.map(\.bytes), secret: $0.secret?.bytes,
-                    sharesMemory: $0.sharesMemory)
+                    sharesMemory: $0.sharesMemory, isOpenable: $0.isOpenable)
             }
+        }
+        configuration.resp = resp.map { resp in
+            var door = RESPConfiguration(
+                namespace: NamespaceID(number: UInt16(resp.namespaceNumber)))
+            door.passwords = resp.passwords.map(\.bytes)
+            door.connectionCountMax = resp.connectionCount
+            door.isStrict = resp.isStrict
+            door.leaseMilliseconds = resp.lease.count
+            door.mayFlush = resp.mayFlush
+            door.transferMilliseconds = resp.transferDeadline.count
+            return door
+        }
+        configuration.lm = lm.map {
+            LMConfiguration(namespace: NamespaceID(number: UInt16($0.namespaceNumber)))
         }
         configuration.connectionCountMax = limits.connectionCount
         configuration.chunkByteCountMax = limits.chunkByteCount.bytes

@@ -1,18 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 import Glibc
 import KVCore
+import Node
+
+/// Where the daemon listens, and what is spoken there. A value.
+struct BoundAddress {
+    let door: FrontDoor
+    let address: StreamAddress
+}
 
 /// Tells scripts that the daemon serves, and where: a JSON file, written whole or not at all.
 struct ReadyFile {
-    let addresses: [StreamAddress]
+    let addresses: [BoundAddress]
     let nodeName: String
 
-    /// `{"pid": 1, "node": "…", "addresses": ["unix:…", "tcp:…"]}`
+    /// `{"pid": 1, "node": "…", "addresses": ["unix:…", "tcp:…"], "resp": "tcp:…"}`
     private var json: String {
-        let quoted = addresses.map { "\"\(Self.escape($0.description))\"" }
+        func quoted(_ one: BoundAddress) -> String {
+            "\"\(Self.escape(one.address.description))\""
+        }
+        let native = addresses.filter { $0.door == .native }.map { quoted($0) }
+        let others = addresses.filter { $0.door != .native }
+            .map { ", \"\($0.door.rawValue)\": \(quoted($0))" }
         return """
             {"pid": \(getpid()), "node": "\(Self.escape(nodeName))", \
-            "addresses": [\(quoted.joined(separator: ", "))]}
+            "addresses": [\(native.joined(separator: ", "))]\(others.joined())}
 
             """
     }

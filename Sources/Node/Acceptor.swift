@@ -22,15 +22,17 @@ package actor Acceptor<R: Reactor> {
         self.logger = logger
     }
 
-    /// Listens and accepts from now on.
+    /// Listens and accepts from now on. The node is configured for what is spoken there.
     /// - Returns: the address, with the port that was chosen.
-    package func listen(on address: StreamAddress) -> Result<StreamAddress, IOFault> {
+    package func listen(
+        on address: StreamAddress, speaking door: FrontDoor = .native
+    ) -> Result<StreamAddress, IOFault> {
         do throws(IOFault) {
             let listener = try shards[0].reactor.listen(on: address)
             listeners.append(listener)
             let index = listeners.count - 1
             Task(executorPreference: shards[0].reactor.executor) {
-                await self.accept(onListener: index)
+                await self.accept(onListener: index, door)
             }
             return .success(listener.address)
         } catch {
@@ -44,14 +46,14 @@ package actor Acceptor<R: Reactor> {
         for listener in listeners { listener.close() }
     }
 
-    private func accept(onListener index: Int) async {
+    private func accept(onListener index: Int, _ door: FrontDoor) async {
         let listener = listeners[index]
         while true {
             do throws(IOFault) {
                 let accepted = try await listener.accept()
                 let shard = leastLoadedShard()
                 shard.expectConnection()
-                await shard.serve(accepted)
+                await shard.serve(accepted, speaking: door)
             } catch {
                 guard !isClosed, error != .cancelled else { return }
                 // Out of descriptors or memory, or a peer that was gone before it was accepted:

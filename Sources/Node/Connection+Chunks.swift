@@ -24,7 +24,7 @@ extension Connection {
             return try await refuse(
                 request, .tooLarge, "chunks have at most \(node.chunkByteCountMax) bytes here")
         }
-        noteSize(request, put.chunkByteCount)
+        shard.noteRequest(at: request.arrival, byteCount: put.chunkByteCount)
         switch try await reserve(request, put) {
         case .reserved(let reservation):
             return try await receiveChunk(request, put, reservation)
@@ -185,7 +185,7 @@ extension Connection {
                 return true
             }
             node.metrics.add(.hits)
-            noteSize(request, bytes.count)
+            shard.noteRequest(at: request.arrival, byteCount: bytes.count)
             try await send(request, flags, index, held.description, bytes, get.range != nil)
             return true
         }
@@ -246,11 +246,6 @@ extension Connection {
         let refusal = ChunkRefusal(index: UInt32(index), message: message)
         try await answer(request, status, flags) { refusal.encode(&$0) }
     }
-
-    /// Tells the shard when a request is small, so that large transfers make room for its like.
-    private func noteSize(_ request: Request, _ byteCount: Int) {
-        if byteCount <= smallByteCountMax { shard.noteSmallRequest(at: request.arrival) }
-    }
 }
 
 extension GetRequest {
@@ -290,5 +285,3 @@ extension PinnedBytes {
 let notDurableText = "in memory, but not on stable storage: see kvctl ssd status and the log"
 let existsText = "stored already: the new bytes were dropped"
 let noRoomText = "no room: everything is being read or written; compute, or try again later"
-/// Transfers up to this size count as small.
-private let smallByteCountMax = 64 << 10

@@ -5,7 +5,8 @@ internal import Telemetry
 internal import Tiers
 internal import Wire
 
-/// A client of the native protocol (docs/protocol.md): reads requests, answers them in order, until either side ends it.
+/// A client of the native protocol (docs/protocol.md): reads requests, answers them in order, until
+/// either side ends it.
 ///
 /// Confined to its shard. Whatever happens, `run` returns, and by then everything the connection
 /// held is released: leases, reservations, its staging region. What can go wrong:

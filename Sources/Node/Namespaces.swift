@@ -11,11 +11,15 @@ package struct NamespaceConfiguration: Sendable {
     package let secret: [UInt8]
     /// Whether its local clients may map the arena, in which all namespaces' chunks lie.
     package let sharesMemory: Bool
+    /// Whether clients of the native protocol may open it at all; not the one of a front door.
+    package let isOpenable: Bool
 
     package init(
-        name: String, tokens: [[UInt8]] = [], secret: [UInt8]? = nil, sharesMemory: Bool = true
+        name: String, tokens: [[UInt8]] = [], secret: [UInt8]? = nil, sharesMemory: Bool = true,
+        isOpenable: Bool = true
     ) {
         self.name = name
+        self.isOpenable = isOpenable
         self.tokens = tokens
         self.sharesMemory = sharesMemory
         self.secret = secret ?? [UInt8](repeating: 0, count: 32)
@@ -47,7 +51,7 @@ struct NamespaceRegistry: Sendable {
             where equalInConstantTime(secureHash(candidate), secureHash(token)) {
                 tokenFits = true
             }
-            if namespace.name == wanted, tokenFits {
+            if namespace.name == wanted, tokenFits, namespace.isOpenable {
                 opened = OpenedNamespace(
                     id: NamespaceID(number: UInt16(number)), secret: namespace.secret,
                     sharesMemory: namespace.sharesMemory)

@@ -24,6 +24,10 @@ package struct NodeConfiguration: Sendable {
     package var userID: UInt32 = 0
     /// Name and version, told in HELLO.
     package var daemonName = "kvstored"
+    /// The RESP listener; nil: there is none.
+    package var resp: RESPConfiguration?
+    /// The lm listener; nil: there is none.
+    package var lm: LMConfiguration?
 
     package init() {}
 }
@@ -38,10 +42,15 @@ package final class Node: Sendable {
     let sharedMemory: SharedMemory?
     /// Random, for this run of the daemon; tells clients that everything they knew is gone.
     let nodeID: UInt64
+    /// What strict clients of the RESP listener expect.
+    let valueSizes = ValueSizes()
     private let startInstant: Instant
 
     private let connectionCount = Atomic<Int>(0)
+    private let respConnectionCount = Atomic<Int>(0)
+    private let connectionNumber = Atomic<UInt64>(0)
     private let leaseCount = Atomic<Int>(0)
+    private let readLeaseByteCount = Atomic<Int>(0)
     private let stagingByteCount = Atomic<Int>(0)
     private let stopping = Atomic<Bool>(false)
 
@@ -90,12 +99,43 @@ package final class Node: Sendable {
     // MARK: Limits of the whole node
 
     /// Counts a connection in; false when there are too many. Pair with `connectionEnded`.
-    func connectionBegan() -> Bool {
-        take(1, of: connectionCount, limit: configuration.connectionCountMax)
+    func connectionBegan(_ door: FrontDoor) -> Bool {
+        guard take(1, of: connectionCount, limit: configuration.connectionCountMax) else {
+            return false
+        }
+        let limit = configuration.resp?.connectionCountMax ?? 0
+        guard door != .resp || take(1, of: respConnectionCount, limit: limit) else {
+            give(1, to: connectionCount)
+            return false
+        }
+        return true
     }
 
-    func connectionEnded() {
+    func connectionEnded(_ door: FrontDoor) {
+        if door == .resp { give(1, to: respConnectionCount) }
         give(1, to: connectionCount)
+    }
+
+    /// A number that no other connection of this run has.
+    func nextConnectionNumber() -> UInt64 {
+        connectionNumber.add(1, ordering: .relaxed).newValue
+    }
+
+    /// Counts a lease in that keeps `byteCount` bytes in memory for clients that were only told of
+    /// them; false when there are too many, or they take too much. Pair with `readLeaseEnded`.
+    func readLeaseBegan(byteCount: Int) -> Bool {
+        let limit = tier.chunkByteCountMax / readLeaseShare
+        guard take(byteCount, of: readLeaseByteCount, limit: limit) else { return false }
+        guard leaseBegan() else {
+            give(byteCount, to: readLeaseByteCount)
+            return false
+        }
+        return true
+    }
+
+    func readLeaseEnded(byteCount: Int) {
+        give(byteCount, to: readLeaseByteCount)
+        leaseEnded()
     }
 
     /// Counts a lease in; false when there are too many. Pair with `leaseEnded`.
@@ -148,6 +188,16 @@ package final class Node: Sendable {
         metrics.set(.stagingUsed, to: UInt64(openStagingByteCount))
         metrics.set(.processCPU, to: ProcessUsage.cpuMicroseconds())
         return metrics.snapshot()
+    }
+}
+
+/// Read leases take one part of the memory in so many.
+private let readLeaseShare = 4
+
+extension NodeConfiguration {
+    /// The last word of the daemon's name.
+    var daemonVersion: String {
+        daemonName.split(separator: " ").last.map { String($0) } ?? daemonName
     }
 }
 

@@ -61,16 +61,22 @@ extension ServedConnection {
 
     // MARK: Names whose value may change
 
-    /// Takes space for a value, letting other connections run while much has to be evicted for it.
+    /// Takes space for a value, letting other connections run while much has to be evicted for it,
+    /// and waiting a little where all of memory is being read or written: what the client sends
+    /// waits in the socket meanwhile.
     final nonisolated(nonsending) func reserveToReplace(
         _ key: ChunkKey, byteCount: Int, deadline: Instant
     ) async -> RAMTier.ReserveResult {
         guard byteCount <= node.chunkByteCountMax else { return .refused(.tooLarge) }
         let proposal = ChunkProposal(
             namespace: namespace, key: key, layout: .opaque, byteCount: byteCount)
+        var pauseMilliseconds: UInt64 = 1
         while true {
             switch node.tier.reserveToReplace(proposal) {
             case .reserved(let reservation): return .reserved(reservation)
+            case .refused(.busy) where pauseMilliseconds < busyPauseMillisecondsMax:
+                guard await pause(milliseconds: pauseMilliseconds) else { return .refused(.busy) }
+                pauseMilliseconds *= 2
             case .refused(let status): return .refused(status)
             case .callAgain where reactor.now() >= deadline: return .callAgain
             case .callAgain: await reactor.yield()

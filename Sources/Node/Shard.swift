@@ -50,23 +50,41 @@ package actor Shard<R: Reactor> {
 
     /// Serves an accepted connection until either side ends it; returns at once. The caller has
     /// called `expectConnection`.
-    package func serve(_ accepted: R.Listener.Connection) {
-        let connection = Connection(
-            Seat(
-                stream: reactor.adopt(accepted), reactor: reactor, node: node, shard: context,
-                ssd: ssd))
+    package func serve(
+        _ accepted: R.Listener.Connection, speaking door: FrontDoor = .native
+    ) {
+        let seat = Seat(
+            stream: reactor.adopt(accepted), reactor: reactor, node: node, shard: context,
+            ssd: ssd)
+        let connection = connection(seat, door)
         let slot = unusedSlots.popLast() ?? slots.count
         if slot == slots.count { slots.append(connection) } else { slots[slot] = connection }
-        let isWelcome = !isStopped && node.connectionBegan()
+        let isWelcome = !isStopped && node.connectionBegan(door)
         node.metrics.add(isWelcome ? .connectionsAccepted : .connectionsRefused)
         Task(executorPreference: reactor.executor) {
-            await isWelcome ? self.run(slot) : self.refuse(slot)
+            await isWelcome ? self.run(slot, door) : self.refuse(slot)
         }
     }
 
-    private func run(_ slot: Int) async {
+    private func connection(_ seat: Seat<R>, _ door: FrontDoor) -> ServedConnection<R> {
+        switch door {
+        case .native: return Connection(seat)
+        case .resp:
+            guard let settings = node.configuration.resp else {
+                preconditionFailure("a RESP listener needs its configuration")
+            }
+            return RESPConnection(seat, settings)
+        case .lm:
+            guard let settings = node.configuration.lm else {
+                preconditionFailure("an lm listener needs its configuration")
+            }
+            return LMConnection(seat, settings)
+        }
+    }
+
+    private func run(_ slot: Int, _ door: FrontDoor) async {
         await slots[slot]?.run()
-        node.connectionEnded()
+        node.connectionEnded(door)
         forget(slot)
     }
 
@@ -102,6 +120,7 @@ package actor Shard<R: Reactor> {
             beat.add(1, ordering: .relaxed)
             let now = reactor.now()
             for connection in slots { connection?.endExpiredLeases(by: now) }
+            endReadLeases { $0.endExpired(by: now, $1) }
             node.tier.sweep(entryCount: sweepEntryCount, now: now)
         }
     }
@@ -121,6 +140,18 @@ package actor Shard<R: Reactor> {
         for connection in slots { connection?.close() }
         while !isEmpty {
             guard await pause(milliseconds: 1) else { break }
+        }
+        endReadLeases { $0.endAll($1) }
+    }
+
+    /// Ends the leases that `end` chooses.
+    private func endReadLeases(
+        _ end: (inout ReadLeases, (Hold, Int) -> Void) -> Void
+    ) {
+        end(&context.readLeases) { hold, byteCount in
+            node.metrics.add(.leasesExpired)
+            node.readLeaseEnded(byteCount: byteCount)
+            node.tier.release(hold)
         }
     }
 
@@ -148,11 +179,18 @@ final class ShardContext {
         bufferCountMax: 64, byteCount: Limits.bodyByteCountMax + 2 * FrameHeader.byteCount)
     /// Takes what nobody wants: the payload of a refused PUT.
     let discard = OwnedBytes(count: Limits.pieceByteCountShared)
+    /// What clients were told is there.
+    var readLeases = ReadLeases()
     private var lastSmallRequest = Instant(nanoseconds: 0)
 
     /// A request with little to transfer has begun: large transfers go in small pieces for a while.
     func noteSmallRequest(at now: Instant) {
         lastSmallRequest = now
+    }
+
+    /// The same, where the request transfers so much.
+    func noteRequest(at now: Instant, byteCount: Int) {
+        if byteCount <= smallByteCountMax { noteSmallRequest(at: now) }
     }
 
     /// Bytes to transfer in one operation.
@@ -161,3 +199,6 @@ final class ShardContext {
             ? Limits.pieceByteCountShared : Limits.pieceByteCountAlone
     }
 }
+
+/// Transfers up to this size count as small.
+private let smallByteCountMax = 64 << 10

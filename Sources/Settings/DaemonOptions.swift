@@ -174,14 +174,22 @@ enum DaemonOptions {
         summary: "File to write once the daemon serves.",
         detail: "JSON with the addresses, for scripts that let the system choose a port: "
             + "`{\"pid\": 4711, \"node\": \"host-1\", \"addresses\": [\"tcp:127.0.0.1:40123\"]}`. "
-            + "Written under another name first, so a script never sees half of it.")
+            + "Written under another name first, so a script never sees half of it. The other "
+            + "listeners stand there as `resp` and `lm`.")
 
     /// The options that a file, a variable or a flag can set.
-    static let all: [any DeclaredSetting] = [
+    static let all: [any DeclaredSetting] =
+        main + FrontDoorOptions.all + last
+
+    private static let main: [any DeclaredSetting] = [
         unixSocket, unixSocketMode, tcp, memoryBudget, memoryPrefault, memoryHugePages,
         memoryRegistration, ssdDirectories, ssdCapacity, ssdSegmentBytes, ssdReserve, ssdAdmission,
         ssdPromotion, ssdScrubRate, ssdDirectIO, backend, shards, connections, chunkBytes,
-        requestDeadline, lease, shutdownGrace, logLevel, logFormat, nodeName, readyFile,
+        requestDeadline, lease,
+    ]
+
+    private static let last: [any DeclaredSetting] = [
+        shutdownGrace, logLevel, logFormat, nodeName, readyFile,
     ]
 
     private static func defaultUnixSocket(_ surroundings: Surroundings) -> String? {

@@ -75,7 +75,12 @@ struct DaemonSettingsLoader {
         let namespaces = NamespaceLoader(file: file, surroundings: surroundings)
         warnings = namespaces.warnings
         var settings = readOptions()
-        settings.namespaces = numbered(namespaces, settings.listen)
+        var doors = FrontDoorLoader(&resolver)
+        settings.namespaces = numbered(
+            namespaces, settings.listen, isShared: doors.resp != nil || doors.lm != nil)
+        doors.join(&settings.namespaces, &resolver)
+        settings.resp = doors.resp
+        settings.lm = doors.lm
         check(settings, namespaces.namespaces)
         keysRead = resolver.keysRead.union(namespaces.keysRead)
         problems += file.problems + resolver.problems + namespaces.problems
@@ -123,9 +128,10 @@ struct DaemonSettingsLoader {
     }
 
     /// Puts `default` first: as it is declared, else open while only this host can connect, else
-    /// closed. A namespace that is alone shares memory unless it says otherwise.
+    /// closed. A namespace that is alone shares memory unless it says otherwise; `isShared` says
+    /// that other listeners have some too.
     private func numbered(
-        _ loader: NamespaceLoader, _ listen: DaemonSettings.Listen
+        _ loader: NamespaceLoader, _ listen: DaemonSettings.Listen, isShared: Bool
     ) -> [NamespaceSettings?] {
         let declared = loader.namespaces
         let name = NamespaceSettings.defaultName
@@ -133,7 +139,7 @@ struct DaemonSettingsLoader {
         let open = NamespaceSettings(name: name, tokens: [], secret: nil, sharesMemory: false)
         let first = declared.first { $0.name == name } ?? (isLocal ? open : nil)
         let all = [first] + declared.filter { $0.name != name }
-        let isAlone = all.count { $0 != nil } == 1
+        let isAlone = all.count { $0 != nil } == 1 && !isShared
         return all.map { namespace in
             guard var namespace else { return nil }
             namespace.sharesMemory = loader.sharingByName[namespace.name] ?? isAlone

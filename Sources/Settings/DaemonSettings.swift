@@ -8,6 +8,10 @@ package struct DaemonSettings: Sendable {
     package var memory: Memory
     /// The tier on SSD; nil: there is none.
     package var ssd: SSD?
+    /// The listener for Redis clients; nil: there is none.
+    package var resp: RESP?
+    /// The listener for LMCache's lm clients; nil: there is none.
+    package var lm: LM?
     package var io: IO
     package var limits: RequestLimits
     package var log: Log
@@ -18,7 +22,8 @@ package struct DaemonSettings: Sendable {
     /// Where the daemon writes its addresses, as JSON, once it serves; nil: nowhere.
     package var readyFile: String?
     /// Who may use the daemon. The position is the `NamespaceID` number: the first entry is
-    /// `default`, or nil when nobody may use the default namespace.
+    /// `default`, or nil when nobody may use the default namespace; the last ones are those of the
+    /// other listeners.
     package var namespaces: [NamespaceSettings?]
 
     /// Where the daemon listens; at least one of the two is given.
@@ -94,8 +99,14 @@ package struct NamespaceSettings: Hashable, Sendable {
     package var secret: Secret?
     /// Whether local clients may map the arena, and so see the chunks of all that share it.
     package var sharesMemory: Bool
+    /// Whether clients may open it by its name; not that of a listener with names of its own.
+    package var isOpenable: Bool
 
-    package init(name: String, tokens: [Secret], secret: Secret?, sharesMemory: Bool) {
+    package init(
+        name: String, tokens: [Secret], secret: Secret?, sharesMemory: Bool,
+        isOpenable: Bool = true
+    ) {
+        self.isOpenable = isOpenable
         self.name = name
         self.tokens = tokens
         self.secret = secret

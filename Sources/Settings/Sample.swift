@@ -74,7 +74,7 @@ enum EffectiveConfiguration {
             }
         }
         lines.append("namespaces:")
-        for namespace in settings.namespaces.compactMap({ $0 }) {
+        for namespace in settings.namespaces.compactMap({ $0 }) where namespace.isOpenable {
             lines.append("  - name: \(namespace.name)")
             lines.append("    shared_memory: \(namespace.sharesMemory)")
             for token in namespace.tokens { lines.append("    # token: \(token)") }

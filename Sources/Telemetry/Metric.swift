@@ -12,6 +12,7 @@ package enum Metric: Int, CaseIterable, Sendable {
     case requestsHello, requestsPing, requestsPut, requestsGet, requestsLookup, requestsDelete
     case requestsStat, requestsLease, requestsRelease, requestsReserve, requestsCommit
     case requestsAbort, requestsPin, requestsControl, requestsOther
+    case requestsRESP, requestsLM, namesMismatched, readLeasesRefused
     case hits, misses, lookupHits, lookupMisses
     case putsStored, putsDuplicate, putsStoredBytes
     case chunksEvicted, chunksExpired, chunksDeleted
@@ -78,6 +79,10 @@ package enum Metric: Int, CaseIterable, Sendable {
         case .requestsPin: .counter("requests_pin", "PIN and UNPIN requests.")
         case .requestsControl: .counter("requests_control", "CONTROL requests.")
         case .requestsOther: .counter("requests_other", "Requests with any other verb.")
+        case .requestsRESP: .counter("requests_resp", "Requests of the RESP listener.")
+        case .requestsLM: .counter("requests_lm", "Requests of the lm listener.")
+        case .namesMismatched: .counter("names_mismatched", "Chunks under another's name.")
+        case .readLeasesRefused: .counter("read_leases_refused", "EXISTS said 0 for want of room.")
         case .hits: .counter("hits", "Keys that GET and LEASE found.")
         case .misses: .counter("misses", "Keys that GET and LEASE did not find.")
         case .lookupHits: .counter("lookup_hits", "Keys that LOOKUP found.")

@@ -195,12 +195,25 @@ private struct Holds {
 @Suite struct `A node's limits` {
     @Test func `refuse one connection too many, until one has ended`() throws {
         let world = try BareNode { $0.connectionCountMax = 2 }
-        #expect(world.node.connectionBegan())
-        #expect(world.node.connectionBegan())
-        #expect(!world.node.connectionBegan())
+        #expect(world.node.connectionBegan(.native))
+        #expect(world.node.connectionBegan(.native))
+        #expect(!world.node.connectionBegan(.native))
         #expect(world.node.openConnectionCount == 2)
-        world.node.connectionEnded()
-        #expect(world.node.connectionBegan())
+        world.node.connectionEnded(.native)
+        #expect(world.node.connectionBegan(.native))
+    }
+
+    @Test func `refuse one RESP connection too many, and count it for nothing`() throws {
+        let world = try BareNode {
+            $0.resp = RESPConfiguration(namespace: NamespaceID(number: 0))
+            $0.resp?.connectionCountMax = 1
+        }
+        #expect(world.node.connectionBegan(.resp))
+        #expect(!world.node.connectionBegan(.resp))
+        #expect(world.node.connectionBegan(.lm))
+        #expect(world.node.openConnectionCount == 2)
+        world.node.connectionEnded(.resp)
+        #expect(world.node.connectionBegan(.resp))
     }
 
     @Test func `refuse one lease too many, until one has ended`() throws {

@@ -39,6 +39,6 @@ import Testing
             flags: CommandLineFlags(["--config", file]), surroundings: quiet)
         let given = DaemonOptions.all.filter { loader.resolver.source(of: $0.key) != .standard }
         // The others have no default that could stand in a file.
-        #expect(given.count >= DaemonOptions.all.count - 5)
+        #expect(given.count >= DaemonOptions.all.count - 7)
     }
 }

@@ -124,6 +124,7 @@ struct RESPReading: Equatable {
         ("PING\r\n", RESPFault.notAnArray), ("GET / HTTP/1.1\r\n", .notAnArray),
         ("*-1\r\n", .badCount), ("*1027\r\n", .badCount), ("*99999999999\r\n", .badCount),
         ("*\r\n", .badCount), ("*1 \r\n", .badCount), ("*1\n", .badCount), ("*1\rx", .badCount),
+        ("\rx", .notAnArray),
         ("*1\r\n+OK\r\n", .notABulkString), ("*1\r\n:1\r\n", .notABulkString),
         ("*1\r\n$-1\r\n", .badSize), ("*1\r\n$536870913\r\n", .badSize),
         ("*1\r\n$\r\n", .badSize), ("*1\r\n$4\r\nPINGxx", .noLineEnd),
@@ -144,9 +145,10 @@ struct RESPReading: Equatable {
         #expect(fault("*2\r\n$4\r\nAUTH\r\n$1024\r\n") == nil)
     }
 
-    @Test func `takes an empty array for nothing`() {
-        let reading = RESPReading(Array("*0\r\n*1\r\n$4\r\nPING\r\n".utf8), ends: [18])
-        #expect(reading.requests == [[], [Array("PING".utf8)]])
+    @Test func `takes an empty array, or line, for nothing`() {
+        let text = "*0\r\n*1\r\n$4\r\nPING\r\n\r\n"
+        let reading = RESPReading(Array(text.utf8), ends: [18, 19, 20])
+        #expect(reading.requests == [[], [Array("PING".utf8)], []])
     }
 
     @Test func `stops before a value, and says when arguments are missing`() {

@@ -60,9 +60,9 @@ extension RAMTier {
         package let isStored: Bool
     }
 
-    /// Chunks of a namespace, by their places in the table: those in the `count` places from `first`
-    /// on, or in fewer when `chunkCountMax` were found. A chunk keeps its place while it is in
-    /// memory, and another of its name gets the same.
+    /// Chunks of a namespace, by their places in the table: those in the `count` places from
+    /// `first` on, or in fewer when `chunkCountMax` were found. A chunk keeps its place while it is
+    /// in memory, and another of its name gets the same.
     /// - Returns: the chunks, and where to go on; nil at the end.
     package func walk(
         _ namespace: NamespaceID, from first: Int, count: Int, chunkCountMax: Int, now: Instant

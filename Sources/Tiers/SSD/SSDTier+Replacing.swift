@@ -30,8 +30,8 @@ extension SSDTier {
         }
     }
 
-    /// Chunks of a namespace, by the rows of the index: those in the `count` rows from `first` on, or
-    /// in fewer when `keyCountMax` were found.
+    /// Chunks of a namespace, by the rows of the index: those in the `count` rows from `first` on,
+    /// or in fewer when `keyCountMax` were found.
     /// - Returns: the keys, and where to go on; nil at the end.
     package func walk(
         _ namespace: NamespaceID, from first: Int, count: Int, keyCountMax: Int, now: Instant

@@ -32,7 +32,7 @@ package struct RESPParser {
     package enum Step: Hashable, Sendable {
         /// The buffer ends before the request does.
         case incomplete
-        /// The request ends at `position`. One without arguments means nothing.
+        /// The request ends at `position`. One without arguments, or an empty line, means nothing.
         case request
         /// An argument of `byteCount` bytes and its line end follow at `position`, to be taken by
         /// the owner, who then calls `passValue`.
@@ -95,6 +95,9 @@ package struct RESPParser {
         while true {
             switch place {
             case .count:
+                if position < buffer.count, buffer[position] == UInt8(ascii: "\r") {
+                    return emptyLine(buffer)
+                }
                 switch number(buffer, behind: UInt8(ascii: "*"), .notAnArray, .badCount) {
                 case .incomplete: return .incomplete
                 case .fault(let fault): return .fault(fault)
@@ -153,6 +156,14 @@ package struct RESPParser {
         isCutShort = true
         position = 0
         arguments.removeAll(keepingCapacity: true)
+    }
+
+    /// redis-cli --pipe sends one before its last request, in case that the one before had no end.
+    private mutating func emptyLine(_ buffer: PinnedBytes) -> Step {
+        guard buffer.count - position >= 2 else { return .incomplete }
+        guard buffer.isLineEnd(at: position) else { return .fault(.notAnArray) }
+        position += 2
+        return .request
     }
 
     private mutating func endArgument() -> Bool {
