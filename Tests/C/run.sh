@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Builds libkvstore and tests it: with the sanitizers, against the stub server, and against a daemon
-# when KVSTORED names its executable. Also compiles and runs the example by pkg-config.
+# with an SSD tier when KVSTORED names its executable. Also compiles and runs the example by pkg-config.
 #
 # usage: Tests/C/run.sh [PART OF A CASE'S NAME]      CC=gcc|clang   KVSTORED=/path   VALGRIND=1
 set -euo pipefail
@@ -33,8 +33,10 @@ $compiler -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -O1 -g $sanitize \
     Tests/C/*.c "$work/lib/libkvstore.a" -lcrypto -lxxhash -lm -pthread -o "$work/kvstore-tests"
 
 if [ -n "${KVSTORED:-}" ]; then
+    mkdir "$work/ssd"
     "$KVSTORED" --listen-unix-socket "$work/kvstored.sock" --listen-tcp 127.0.0.1:0 \
-        --memory-budget 256MiB --ready-file "$work/ready" 2>"$work/kvstored.log" &
+        --memory-budget 256MiB --ssd-directories "$work/ssd" --ssd-capacity 1GiB --ssd-reserve 0B \
+        --ready-file "$work/ready" 2>"$work/kvstored.log" &
     daemon=$!
     for _ in $(seq 200); do
         [ -s "$work/ready" ] && break

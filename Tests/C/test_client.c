@@ -5,7 +5,11 @@
 
 #include <unistd.h>
 
-enum { LARGE_BYTE_COUNT = 3000000 };
+enum {
+    LARGE_BYTE_COUNT = 3000000,
+    /// Chunks that the stub pins at most.
+    STUB_PIN_COUNT = 4,
+};
 
 static kvs_const_span part(const void *bytes, size_t byte_count) {
     return (kvs_const_span){bytes, byte_count};
@@ -247,8 +251,10 @@ static void exercise_many_ranges(kvs_client *client, uint32_t seed) {
     free(results);
 }
 
-/// What a restart shall not undo; `durable` is what the server answers to that.
-static void exercise_keeping(kvs_client *client, uint32_t seed, kvs_status durable) {
+/// What a restart shall not undo; `durable` is what the server answers to that, `pin_count` how
+/// many chunks it pins.
+static void exercise_keeping(kvs_client *client, uint32_t seed, kvs_status durable,
+                             size_t pin_count) {
     enum { KEY_COUNT = 6 };
     kvs_key keys[KEY_COUNT];
     kvs_status statuses[KEY_COUNT];
@@ -271,11 +277,12 @@ static void exercise_keeping(kvs_client *client, uint32_t seed, kvs_status durab
     for (uint32_t index = 1; index < KEY_COUNT - 1; index += 1) {
         CHECK_STATUS(kvs_put(client, &keys[index], &bytes, 1, NULL, 0), KVS_OK);
     }
-    // The stub pins four chunks at most, and the last of the six is not there.
+    // The last of the six is not there.
     CHECK_STATUS(kvs_pin(client, keys, KEY_COUNT, 60000, statuses, 0), KVS_OK);
     for (size_t index = 0; index < KEY_COUNT; index += 1) {
-        CHECK_STATUS(statuses[index],
-                     index < 4 ? durable : index == 4 ? KVS_BUSY : KVS_NOT_FOUND);
+        CHECK_STATUS(statuses[index], index == KEY_COUNT - 1 ? KVS_NOT_FOUND
+                                      : index < pin_count    ? durable
+                                                             : KVS_BUSY);
     }
     CHECK_STATUS(kvs_unpin(client, keys, KEY_COUNT, statuses, 0), KVS_OK);
     CHECK(statuses[0] == durable && statuses[4] == durable && statuses[5] == KVS_NOT_FOUND);
@@ -380,7 +387,7 @@ void test_honest(void) {
     client = open_client(server.unix_address, 0, 3000);
     exercise_ranges(client, 30000);
     exercise_many_ranges(client, 30000);
-    exercise_keeping(client, 30000, KVS_OK);
+    exercise_keeping(client, 30000, KVS_OK, STUB_PIN_COUNT);
     kvs_close(client);
     client = open_client(server.tcp_address, 0, 0);
     CHECK_STATUS(kvs_lease_acquire(client, &key, 1, 0, &lease, 0), KVS_UNSUPPORTED);
@@ -407,7 +414,7 @@ void test_shared(void) {
     server_stop(&server);
     server = server_start("forgetful");
     client = open_client(server.tcp_address, 0, 3000);
-    exercise_keeping(client, 10000, KVS_NOT_DURABLE);
+    exercise_keeping(client, 10000, KVS_NOT_DURABLE, STUB_PIN_COUNT);
     kvs_close(client);
     server_stop(&server);
     server = server_start("refuses-leases");
@@ -443,6 +450,15 @@ void test_daemon(void) {
     exercise_address(server.unix_address, 0, seed + 20000);
     kvs_client *client = open_client(server.unix_address, 0, 3000);
     exercise_leases(client, seed + 30000);
+    exercise_ranges(client, seed + 70000);
+    exercise_many_ranges(client, seed + 70000);
+    exercise_keeping(client, seed + 70000, KVS_OK, SIZE_MAX);
+    exercise_durable_reservation(client, seed + 70000);
+    kvs_close(client);
+    client = open_client(server.tcp_address, 0, 3000);
+    exercise_ranges(client, seed + 80000);
+    exercise_many_ranges(client, seed + 80000);
+    exercise_keeping(client, seed + 80000, KVS_OK, SIZE_MAX);
     kvs_close(client);
     exercise_fork(server.unix_address, seed + 40000);
     exercise_queue(server.unix_address, seed + 50000);

@@ -53,21 +53,31 @@ def stub(behaviour):
                    lambda text: json.loads(text)["tcpPort"])
 
 
-def daemon():
+def daemon(*arguments):
     """The daemon under test."""
     return started([os.environ["KVSTORED"], "--listen-tcp", "127.0.0.1:0",
-                    "--memory-budget", "256MiB"],
+                    "--memory-budget", "256MiB", *arguments],
                    lambda text: re.search(r"127\.0\.0\.1:(\d+)", text).group(1))
 
 
-SERVERS = ["stub", "shared-stub"] + (["daemon"] if os.environ.get("KVSTORED") else [])
+@contextlib.contextmanager
+def daemon_with_ssd():
+    """The same, with an SSD tier."""
+    with tempfile.TemporaryDirectory(prefix="kvstore-ssd-") as folder, daemon(
+            "--ssd-directories", folder, "--ssd-capacity", "256MiB", "--ssd-reserve",
+            "0B") as running:
+        yield running
+
+
+SERVERS = ["stub", "shared-stub"] + (
+    ["daemon", "daemon-with-ssd"] if os.environ.get("KVSTORED") else [])
 
 
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request):
     """Every server that speaks the truth, one after another."""
     opened = {"stub": lambda: stub("honest"), "shared-stub": lambda: stub("shared"),
-              "daemon": daemon}[request.param]
+              "daemon": daemon, "daemon-with-ssd": daemon_with_ssd}[request.param]
     with opened() as running:
         running.shares = request.param != "stub"
         running.keeps = request.param != "daemon"
