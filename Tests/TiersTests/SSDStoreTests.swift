@@ -182,6 +182,24 @@ import Testing
         }
     }
 
+    @Test func `leaves nobody waiting when it stops, and late by no more than a round`()
+        async throws
+    {
+        let directories = try TestDirectories()
+        try await withStore(StoreOptions(directories).with { $0.admission = .none }) { test in
+            await test.store.pretendThatWritesHang()
+            test.put(1)
+            test.put(2)
+            let isLate = await test.store.store(
+                ChunkName(.default, key(1)), deadline: test.now.adding(milliseconds: 50))
+            #expect(!isLate)
+            let waiting = Task { await test.makeDurable(2) }
+            try await test.until("it waits") { await $0.store.storeCount == 2 }
+            await test.store.stop(by: test.now.adding(milliseconds: 100))
+            #expect(await !waiting.value)
+        }
+    }
+
     @Test func `writes what is used again, without being called`() async throws {
         let directories = try TestDirectories()
         let options = StoreOptions(directories).with { $0.admission = .secondUse }

@@ -429,6 +429,11 @@ extension SSDStore {
         bell.onRing {}
     }
 
+    /// As if as much were being written as may be, and never ended.
+    func pretendThatWritesHang() {
+        for lane in lanes { lane.byteCountInFlight = .max / 2 }
+    }
+
     var faultyLaneCount: Int { lanes.count { $0.retryAt != nil } }
 
     /// Reclaims the oldest sealed segment of the first directory.

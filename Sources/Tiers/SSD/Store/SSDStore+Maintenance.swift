@@ -9,7 +9,6 @@ extension SSDStore {
         while !isStopping {
             guard await pause(milliseconds: configuration.roundMilliseconds) else { return }
             round += 1
-            endWaits()
             for lane in lanes where !lane.isGone { await maintain(lane, round: round) }
             // Chunks that were admitted by a read, which rings no bell.
             if memory.hasDemotions || tier.hasNotes { work.notify() }

@@ -102,11 +102,12 @@ extension SSDStore {
                 // A synchronization that failed took it out.
                 if tier.presence(of: name, now: reactor.now()) == .there { return true }
             case .absent:
-                guard let lane = writableLane(),
-                    let demotion = memory.demote(name, now: reactor.now())
-                else { return false }
-                while lane.byteCountInFlight >= byteCountInFlightMax, lane.isWritable {
+                guard let lane = writableLane() else { return false }
+                while lane.byteCountInFlight >= byteCountInFlightMax, lane.isWritable, !isOverdue {
                     await lane.changed.wait()
+                }
+                guard !isOverdue, let demotion = memory.demote(name, now: reactor.now()) else {
+                    return false
                 }
                 let hold = demotion.release()
                 lane.byteCountInFlight += memory.byteCount(of: hold)

@@ -117,6 +117,7 @@ package actor SSDStore<R: Reactor> {
             spawn { await $0.feed(lane: number) }
         }
         spawn { await $0.maintain() }
+        spawn { await $0.keepDeadlines() }
         spawn { await $0.scrubForever() }
     }
 
@@ -148,10 +149,12 @@ package actor SSDStore<R: Reactor> {
             }
         }
         await writeCheckpoint()
+        isOverdue = true
+        wakeAll()
         closeAll()
     }
 
-    /// Set when `stop` ran out of time: nothing new begins.
+    /// Set when `stop` ran out of time, or is done: nothing new begins.
     var isOverdue = false
 
     func wakeAll() {
@@ -206,10 +209,14 @@ package actor SSDStore<R: Reactor> {
         return value
     }
 
-    /// Ends the waits whose time is over.
-    func endWaits() {
-        let now = reactor.now()
-        for wait in waits.values where wait.deadline <= now { wait.end() }
+    /// Ends the waits whose time is over, also while the store stops, or waits for a disk; and all
+    /// of them once the stop's own time is over.
+    private func keepDeadlines() async {
+        while !isStopping || !waits.isEmpty {
+            guard await pause(milliseconds: configuration.roundMilliseconds) else { return }
+            let now = reactor.now()
+            for wait in waits.values where isOverdue || wait.deadline <= now { wait.end() }
+        }
     }
 
     private func taskEnded() {
