@@ -15,6 +15,8 @@ struct WorldOptions: Sendable, CustomTestStringConvertible {
     var isLocal = true
     var budget = ByteCount.mebibytes(8)
     var node = NodeConfiguration()
+    /// The SSD tier; nil: none.
+    var ssd: SSDOptions?
 
     init(_ backend: ReactorOptions.Backend = .ioUring, isLocal: Bool = true) {
         self.backend = backend
@@ -65,6 +67,7 @@ actor World {
     nonisolated let door: Door
     nonisolated let address: StreamAddress
     nonisolated let shard: Shard<RingReactor>
+    nonisolated let ssd: StoreOfWorld?
     private nonisolated let acceptor: Acceptor<RingReactor>
     private nonisolated let arena: MemoryArena
 
@@ -80,7 +83,8 @@ actor World {
         let nodeReactor = try RingReactor(options.reactor)
         reactor = try RingReactor(options.reactor)
         let tier = RAMTier(
-            arena: arena.bytes.prefix(capacity.arenaByteCount), capacity: capacity, seed: 1)
+            arena: arena.bytes.prefix(capacity.arenaByteCount), capacity: capacity, seed: 1,
+            admission: options.ssd?.admission ?? .none)
         let shared = SharedMemory(
             arenaDescriptor: arena.descriptor, arenaByteCount: arena.bytes.count
         ) { byteCount throws(IOFault) in
@@ -92,7 +96,10 @@ actor World {
             configuration: options.node, tier: tier, sharedMemory: shared, metrics: Metrics(),
             nodeID: 1, now: nodeReactor.now())
         door = Door(nodeReactor)
-        let shard = Shard(node: node, reactor: nodeReactor)
+        let ssd = try options.ssd.map { try StoreOfWorld($0, memory: tier, options.reactor) }
+        self.ssd = ssd
+        await ssd?.open()
+        let shard = Shard(node: node, reactor: nodeReactor, ssd: ssd?.access(on: nodeReactor))
         self.shard = shard
         acceptor = Acceptor(shards: [shard], logger: Logger(label: "tests") { _ in Silence() })
         address = try await acceptor.listen(on: options.address).get()
@@ -118,13 +125,14 @@ actor World {
     /// Checks that the node holds nothing once its clients are gone, and ends it.
     func end() async throws {
         try await until("connections are closed") { $0.node.openConnectionCount == 0 }
-        expectNothingHeld()
         await beginStop()
         await shard.stop(by: soon)
+        await ssd?.stop(by: soon)
+        expectNothingHeld()
     }
 
     nonisolated func join() {
-        for reactor in [door.reactor, reactor] {
+        for reactor in [door.reactor, ssd?.reactor, reactor].compactMap(\.self) {
             reactor.stop()
             reactor.join()
         }
@@ -200,6 +208,7 @@ func withNode(
     } catch {
         await world.beginStop()
         await world.shard.stop(by: world.reactor.now())
+        await world.ssd?.stop(by: world.reactor.now())
         world.join()
         throw error
     }
