@@ -160,7 +160,7 @@ import Wire
             try await client.ping(deadline: client.soon)
             try await world.until("the hold ends") { $0.node.tier.statistics().holdCount == 0 }
             #expect(world.node.tier.statistics().usedByteCount == 0)
-            #expect(world.count(.connectionsDropped) == 1)
+            try await world.until("it is counted") { $0.count(.connectionsDropped) == 1 }
             slow.close()
             client.close()
         }
