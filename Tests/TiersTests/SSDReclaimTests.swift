@@ -83,6 +83,23 @@ import Testing
         }
     }
 
+    @Test func `lets nobody pin what it may have passed by`() async throws {
+        let directories = try TestDirectories()
+        try await withStore(StoreOptions(directories)) { test in
+            #expect(await test.putDurably(1))
+            let slot = try #require(test.tier.segments().firstIndex { $0.state == .open })
+            let name = ChunkName(.default, key(1))
+            test.tier.setState(of: slot, to: .erasing)
+            #expect(!test.tier.mayPin(name, byteCount: 4_096))
+            #expect(await !test.pin(1))
+            #expect(test.tier.statistics().pinCount == 0)
+            #expect(await test.pin(1, milliseconds: 0), "a pin can always be ended")
+            test.tier.setState(of: slot, to: .open)
+            #expect(test.tier.mayPin(name, byteCount: 4_096))
+            #expect(await test.pin(1))
+        }
+    }
+
     @Test func `keeps a deletion for as long as an older record may be there`() async throws {
         let directories = try TestDirectories()
         let options = options(directories)

@@ -338,4 +338,10 @@ extension SSDState {
         let segment = segments[Int(index[row].segment)].state
         return segment == .erasing || segment == .stuck
     }
+
+    /// Whether a chunk's record is in such a segment.
+    func isLeaving(_ name: ChunkName) -> Bool {
+        guard let row = index.find(name.namespace, name.key, bindings) else { return false }
+        return isErasing(row)
+    }
 }

@@ -201,11 +201,13 @@ package final class SSDTier: Sendable {
         return state.withLock { $0.remove(ChunkName(namespace, key), wallMilliseconds: wall) }
     }
 
-    /// Keeps a chunk from being reclaimed until `end`; in the past: no longer.
+    /// Keeps a chunk from being reclaimed until `end`; in the past: no longer. Refused while its
+    /// segment is being emptied, which may have passed it by.
     package func pin(_ name: ChunkName, until end: Instant, now: Instant) -> NoteOutcome {
         let until = end <= now ? 0 : wallMilliseconds(end)
         return state.withLock { state in
             if until == 0, state.pins[name] == nil { return .nothing }
+            if until != 0, state.isLeaving(name) { return .refused }
             guard let sequence = state.enqueue(.pin, name, until: until) else { return .refused }
             state.pins[name] = until == 0 ? nil : SSDPin(until: until, sequence: sequence)
             return .noted(sequence)
@@ -213,10 +215,13 @@ package final class SSDTier: Sendable {
     }
 
     /// Whether a chunk of `byteCount` bytes may be pinned beside the others: not too many chunks,
-    /// and not too much of the capacity. Takes time by the number of pins.
+    /// not too much of the capacity, and not while its segment is being emptied. Takes time by the
+    /// number of pins.
     package func mayPin(_ wanted: ChunkName, byteCount: Int) -> Bool {
         state.withLock { state in
-            guard state.pins.count < SSDState.noteCountMax else { return false }
+            guard state.pins.count < SSDState.noteCountMax, !state.isLeaving(wanted) else {
+                return false
+            }
             var sum = byteCount
             for name in state.pins.keys where name != wanted {
                 if let row = state.index.find(name.namespace, name.key, state.bindings) {
