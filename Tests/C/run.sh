@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Builds libkvstore and tests it: with the sanitizers, against the stub server, and against a daemon
-# with an SSD tier when KVSTORED names its executable. Also compiles and runs the example by pkg-config.
+# with an SSD tier when KVSTORED names its executable. Also compiles and runs the example by
+# pkg-config.
 #
 # usage: Tests/C/run.sh [PART OF A CASE'S NAME]      CC=gcc|clang   KVSTORED=/path   VALGRIND=1
 set -euo pipefail

@@ -7,7 +7,7 @@ import Testing
 @testable import Tiers
 
 extension SSDStore {
-    /// Goes on in another segment, as reclaim does with the last one, and lets nothing be reclaimed.
+    /// Goes on in another segment, as reclaim does with the last one; nothing is reclaimed.
     func openAnotherSegment() async -> Bool {
         lanes[0].reclaimAgainAt = .distantFuture
         lanes[0].isRolling = true
