@@ -13,6 +13,11 @@ enum GateOperation: String, CaseIterable {
     case getLarge = "get-1m"
     case putSmall = "put-4k"
     case putLarge = "put-1m"
+    case respGetMiss = "resp-get-miss"
+    case respGetSmall = "resp-get-4k"
+    case respGetLarge = "resp-get-1m"
+    case respSetSmall = "resp-set-4k"
+    case respSetLarge = "resp-set-1m"
     /// Builds a list of names and values: the proof that the probe sees allocations.
     case statistics
 
@@ -21,11 +26,16 @@ enum GateOperation: String, CaseIterable {
         self == .statistics ? GateWorld.requestCount...Int.max : 0...0
     }
 
-    var byteCount: Int { self == .getLarge || self == .putLarge ? 1 << 20 : 4_096 }
+    var byteCount: Int {
+        switch self {
+        case .getLarge, .putLarge, .respGetLarge, .respSetLarge: 1 << 20
+        default: 4_096
+        }
+    }
 }
 
 /// Sends requests of one kind from a reactor of its own.
-actor GateDriver {
+actor GateDriver: Driver {
     private nonisolated let reactor: RingReactor
     private let client: Client<RingReactor>
     private let operation: GateOperation
@@ -86,6 +96,8 @@ actor GateDriver {
             let outcomes = try await client.lease([key], releasing: lease, deadline: deadline)
             lease = []
             if case .leased(let chunk) = outcomes[0] { lease.append(chunk.id) }
+        case .respGetMiss, .respGetSmall, .respGetLarge, .respSetSmall, .respSetLarge:
+            preconditionFailure("a RESPDriver sends these")
         case .putSmall, .putLarge:
             let fresh = ChunkKey(words: (reactor.randomBits(), reactor.randomBits(), 5, 6))
             _ = try await client.put(

@@ -17,6 +17,7 @@ struct GateWorld {
     private let acceptor: Acceptor<RingReactor>
     private let clientReactor: RingReactor
     private let address: StreamAddress
+    private let respAddress: StreamAddress
     private let probe: ThreadProbe
 
     init() async throws {
@@ -29,20 +30,33 @@ struct GateWorld {
         let memory = SharedMemory(
             arenaDescriptor: arena.descriptor, arenaByteCount: arena.bytes.count
         ) { _ throws(IOFault) in throw .busy }
+        var configuration = NodeConfiguration()
+        configuration.resp = RESPConfiguration(namespace: .default)
         let node = Node(
-            configuration: NodeConfiguration(), tier: tier, sharedMemory: memory,
+            configuration: configuration, tier: tier, sharedMemory: memory,
             metrics: Metrics(), nodeID: 1, now: reactor.now())
         shard = Shard(node: node, reactor: reactor)
         acceptor = Acceptor(shards: [shard], logger: Logger(label: "allocation-gate"))
         probe = ThreadProbe(reactor: reactor)
         let path = "/tmp/kvstore-gate-\(reactor.randomBits()).sock"
         address = try await acceptor.listen(on: .unix(path: path)).get()
+        respAddress = try await acceptor.listen(
+            on: .unix(path: path + ".resp"), speaking: .resp
+        ).get()
     }
 
     /// Allocations of the node's thread in `requestCount` requests of a kind, after a warm-up: the
     /// least of three windows, since buffers that grow once and for all may do so in any of them.
     func measure(_ operation: GateOperation) async throws -> Int {
-        let driver = GateDriver(reactor: clientReactor, address: address, operation: operation)
+        guard operation.respRequest == nil else {
+            return try await measure(
+                RESPDriver(reactor: clientReactor, address: respAddress, operation: operation))
+        }
+        return try await measure(
+            GateDriver(reactor: clientReactor, address: address, operation: operation))
+    }
+
+    private func measure(_ driver: some Driver) async throws -> Int {
         try await driver.prepare()
         try await driver.run(count: Self.warmUpCount)
         var least = Int.max
@@ -54,6 +68,13 @@ struct GateWorld {
         await driver.close()
         return least
     }
+}
+
+/// What sends requests of one kind.
+protocol Driver: Actor {
+    func prepare() async throws
+    func run(count: Int) async throws
+    func close()
 }
 
 /// Switches the counting of the node's thread, from that thread.

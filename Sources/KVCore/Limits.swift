@@ -52,6 +52,8 @@ package enum Limits {
     /// The two buffers that each RESP connection owns: a pipeline of small requests comes in one
     /// piece, and its replies leave in one.
     package static let respBufferByteCount = 16 << 10
+    /// Large buffers of one shard's RESP connections, two each, of `bodyByteCountMax` bytes.
+    package static let respLargeBufferCountMax = 64
     /// Families of keys whose value's size is known, for strict replies.
     package static let respFamilyCountMax = 1_024
     /// Entries that one SCAN looks at.

@@ -33,7 +33,7 @@ struct DaemonMemory {
             ? 0 : min(budget.bytes / 8, Self.stagingByteCountMax)
         let overhead =
             Self.processByteCount + settings.limits.connectionCount * Self.connectionByteCount
-            + (settings.resp?.connectionCount ?? 0) * Self.respConnectionByteCount
+            + Self.respByteCount(settings)
         // Never more than a quarter: a small budget is kept by lowering limits.connections.
         let connectionByteCount = min(
             max(0, overhead - Self.allowanceByteCount), budget.bytes / 4)
@@ -64,6 +64,13 @@ struct DaemonMemory {
             .info, .memoryReserved, "memory reserved",
             ["budget": budget.description, "backing": arena.backing.rawValue])
         for warning in arena.warnings { logger.event(.warning, .memoryDegraded, "\(warning)") }
+    }
+
+    /// What the connections of the RESP listener have beyond those of others.
+    private static func respByteCount(_ settings: DaemonSettings) -> Int {
+        guard let resp = settings.resp else { return 0 }
+        return resp.connectionCount * respConnectionByteCount
+            + settings.shardCount * Limits.respLargeBufferCountMax * Limits.bodyByteCountMax
     }
 
     /// Memory of the SSD tier's index when it is full: at most a quarter of the budget.

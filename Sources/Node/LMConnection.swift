@@ -100,12 +100,15 @@ final class LMConnection<R: Reactor>: ServedConnection<R> {
                 name: request.key)
             inbox.consume(LMRequest.byteCount)
             checksum.reset()
+            // Nobody else can read the chunk from memory; on SSD its checksum guards it.
+            let isChecked = ssd != nil
             try await receivePieces(
                 filling: reservation.bytes.prefix(byteCount), deadline: deadline
-            ) { checksum.add($0) }
-            checksum.add(rest)
+            ) { if isChecked { checksum.add($0) } }
+            if isChecked { checksum.add(rest) }
             _ = publish(
-                reservation, key, .any, checksum: checksum.value, expiry: .distantFuture)
+                reservation, key, .any, checksum: checksum.value, expiry: .distantFuture,
+                now: reactor.now())
         }
     }
 

@@ -4,7 +4,7 @@ internal import Tiers
 
 /// Chunks that stay in memory for a while because a client was told that they are there, and may
 /// read them on any connection. Confined to its shard; all have the same length, so they end in the
-/// order in which they began.
+/// order in which they began. One that was extended may last up to that length longer than it must.
 struct ReadLeases: ~Copyable {
     private struct Lease {
         let hold: Hold

@@ -87,9 +87,8 @@ extension ServedConnection {
     /// Makes a value visible in the place of the one that its key had.
     final func publish(
         _ reservation: consuming Reservation, _ key: ChunkKey,
-        _ replacement: RAMTier.Replacement, checksum: UInt64, expiry: Instant
+        _ replacement: RAMTier.Replacement, checksum: UInt64, expiry: Instant, now: Instant
     ) -> Status {
-        let now = reactor.now()
         let byteCount = reservation.bytes.count
         let status: Status
         if let ssd {

@@ -100,9 +100,11 @@ class ServedConnection<R: Reactor> {
     }
 
     /// Receives until `target` is full: what is in the inbox, then the rest in pieces, each of
-    /// which `visit` gets while the processor has it in its cache.
+    /// which `visit` gets while the processor has it in its cache. A rest of at most
+    /// `inboxedByteCountMax` bytes comes by way of the inbox, with what follows it.
     final nonisolated(nonsending) func receivePieces(
-        filling target: PinnedBytes, deadline: Instant, _ visit: (PinnedBytes) -> Void
+        filling target: PinnedBytes, inboxedByteCountMax: Int = 0, deadline: Instant,
+        _ visit: (PinnedBytes) -> Void
     ) async throws(ConnectionEnd) {
         var filled = inbox.drain(into: target)
         visit(target.prefix(filled))
@@ -110,7 +112,12 @@ class ServedConnection<R: Reactor> {
             // Small enough that the checksum finds the bytes in the second-level cache.
             let count = min(Limits.pieceByteCountShared, target.count - filled)
             let piece = target.slice(offset: filled, count: count)
-            try await receive(filling: piece, deadline: deadline)
+            if count <= inboxedByteCountMax {
+                try await receive(atLeast: count, deadline: deadline)
+                _ = inbox.drain(into: piece)
+            } else {
+                try await receive(filling: piece, deadline: deadline)
+            }
             visit(piece)
             filled += count
         }

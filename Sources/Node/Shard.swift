@@ -177,6 +177,9 @@ final class ShardContext {
     /// Bodies and replies that do not fit a connection's own buffers.
     let scratch = ScratchPool(
         bufferCountMax: 64, byteCount: Limits.bodyByteCountMax + 2 * FrameHeader.byteCount)
+    /// Two for each RESP connection that says much at once.
+    let respBuffers = ScratchPool(
+        bufferCountMax: Limits.respLargeBufferCountMax, byteCount: Limits.bodyByteCountMax)
     /// Takes what nobody wants: the payload of a refused PUT.
     let discard = OwnedBytes(count: Limits.pieceByteCountShared)
     /// What clients were told is there.

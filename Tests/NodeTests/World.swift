@@ -66,6 +66,8 @@ actor World {
     nonisolated let node: Node
     nonisolated let door: Door
     nonisolated let address: StreamAddress
+    /// Where the node speaks RESP, if it does.
+    nonisolated let respAddress: StreamAddress?
     nonisolated let shard: Shard<RingReactor>
     nonisolated let ssd: StoreOfWorld?
     private nonisolated let acceptor: Acceptor<RingReactor>
@@ -103,6 +105,9 @@ actor World {
         self.shard = shard
         acceptor = Acceptor(shards: [shard], logger: Logger(label: "tests") { _ in Silence() })
         address = try await acceptor.listen(on: options.address).get()
+        respAddress =
+            options.node.resp == nil
+            ? nil : try await acceptor.listen(on: options.address, speaking: .resp).get()
         Task(executorPreference: nodeReactor.executor) { await shard.maintain() }
     }
 

@@ -145,7 +145,8 @@ extension RESPConnection {
                     if copied < bytes.count { await reactor.yield() }
                 }
                 let status = publish(
-                    reservation, key, .only(hold), checksum: checksum, expiry: end)
+                    reservation, key, .only(hold), checksum: checksum, expiry: end,
+                    now: reactor.now())
                 return status == .ok
             }
         }

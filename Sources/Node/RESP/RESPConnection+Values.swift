@@ -48,6 +48,39 @@ extension RESPConnection {
         }
     }
 
+    /// Stores a value that has arrived whole, at once; false when it takes more than that.
+    func storeSmallValue(_ byteCount: Int) -> Bool {
+        let name = argument(1)
+        let end = parser.position + byteCount + 2
+        guard parser.isAuthenticated, parser.argumentCount == 3, inbox.count >= end,
+            name.count <= Limits.respKeyByteCountMax, replies.room >= replyRoom,
+            inbox.bytes.isLineEnd(at: end - 2)
+        else { return false }
+        let key = secureHash(name)
+        let proposal = ChunkProposal(
+            namespace: namespace, key: key, layout: .opaque,
+            byteCount: NamedValue.chunkByteCount(value: byteCount, name: name.count))
+        guard proposal.byteCount <= node.chunkByteCountMax else { return false }
+        switch node.tier.reserveToReplace(proposal) {
+        case .callAgain: return false
+        case .refused: return false
+        case .reserved(let reservation):
+            let bytes = reservation.bytes
+            bytes.copy(from: inbox.bytes.slice(offset: parser.position, count: byteCount))
+            NamedValue.finish(bytes, valueByteCount: byteCount, name: name)
+            if settings.isStrict { node.valueSizes.learn(name, byteCount: byteCount) }
+            let digest = ssd == nil ? 0 : Checksum.of(bytes)
+            let status = publish(
+                reservation, key, .any, checksum: digest, expiry: .distantFuture, now: arrival)
+            invariant(status == .ok, "whatever is there is replaced")
+        }
+        node.metrics.add(.requestsRESP)
+        shard.noteRequest(at: arrival, byteCount: byteCount)
+        replies.simple("OK")
+        inbox.consume(end)
+        return true
+    }
+
     /// Receives the value and what follows, and stores it. `rest` is what lies behind the value.
     private nonisolated(nonsending) func fill(
         _ reservation: consuming Reservation, _ key: ChunkKey, _ byteCount: Int, _ rest: PinnedBytes
@@ -56,18 +89,24 @@ extension RESPConnection {
         let bytes = reservation.bytes
         let value = bytes.prefix(byteCount + 2)
         if inbox.count < value.count { try await flush() }
-        let digest: UInt64
-        if bytes.count <= Limits.pieceByteCountShared {
-            shard.noteRequest(at: arrival, byteCount: byteCount)
-            try await receivePieces(filling: value, deadline: transferDeadline) { _ in }
-            digest = Checksum.of(bytes)
+        shard.noteRequest(at: arrival, byteCount: byteCount)
+        // Nobody else can read the chunk from memory; on SSD its checksum guards it.
+        var digest: UInt64 = 0
+        let isSmall = bytes.count <= Limits.pieceByteCountShared
+        if ssd == nil || isSmall {
+            try await receivePieces(
+                filling: value, inboxedByteCountMax: Limits.respBufferByteCount,
+                deadline: transferDeadline
+            ) { _ in }
+            if ssd != nil { digest = Checksum.of(bytes) }
         } else {
             let checksum = self.checksum ?? StreamingChecksum()
             self.checksum = checksum
             checksum.reset()
-            try await receivePieces(filling: value, deadline: transferDeadline) {
-                checksum.add($0)
-            }
+            try await receivePieces(
+                filling: value, inboxedByteCountMax: Limits.respBufferByteCount,
+                deadline: transferDeadline
+            ) { checksum.add($0) }
             checksum.add(rest.dropFirst(2))
             digest = checksum.value
         }
@@ -81,7 +120,7 @@ extension RESPConnection {
         case .success(let options):
             let status = publish(
                 reservation, key, options.isOnlyIfAbsent ? .nothing : .any, checksum: digest,
-                expiry: options.expiry)
+                expiry: options.expiry, now: reactor.now())
             switch status {
             case .ok: replies.simple("OK")
             case .exists where !settings.isStrict: replies.null()
@@ -179,6 +218,25 @@ extension RESPConnection {
     }
 
     // MARK: GET
+
+    /// Replies a small value that lies in memory, at once; false when it takes more than that.
+    func replySmallValue() -> Bool {
+        let name = argument(1)
+        guard
+            let held = node.tier.hold(namespace, secureHash(name), now: arrival),
+            held.bytes.count <= copiedByteCountMax,
+            let read = NamedValue.read(held.bytes, named: name)
+        else { return false }
+        let value = read.valueAndLineEnd
+        guard replies.room >= value.count + headRoom else { return false }
+        if settings.isStrict { node.valueSizes.learn(name, byteCount: value.count - 2) }
+        node.metrics.add(.requestsRESP)
+        node.metrics.add(.hits)
+        shard.noteSmallRequest(at: arrival)
+        replies.bulkHead(value.count - 2)
+        replies.append(value)
+        return true
+    }
 
     nonisolated(nonsending) func serveGet() async throws(ConnectionEnd) {
         let name = argument(1)

@@ -19,15 +19,22 @@ final class RESPConnection<R: Reactor>: ServedConnection<R> {
     /// Replies that have not been sent.
     var replies: RESPWriter
     var clientName: [UInt8] = []
+    /// Whether much came at once.
+    private var isPipelining = false
     /// When the request began.
     var arrival: Instant
     /// When the request must be here, and its reply be taken.
     var transferDeadline: Instant
     /// Checks a value while it arrives; made by the first large one.
     var checksum: StreamingChecksum?
-    private let replyMemory: OwnedBytes
-    /// The connection's own buffer while a large request has one of the shard's.
-    private var ownBuffer: OwnedBytes?
+    private var replyMemory: OwnedBytes
+    /// What the connection has instead of its own buffers, and those.
+    private var large: LargeBuffers?
+
+    private struct LargeBuffers {
+        let ownInbox: OwnedBytes
+        let ownReplies: OwnedBytes
+    }
 
     init(_ seat: Seat<R>, _ settings: RESPConfiguration) {
         self.settings = settings
@@ -50,7 +57,7 @@ final class RESPConnection<R: Reactor>: ServedConnection<R> {
             if error != .closed { node.metrics.add(.connectionsDropped) }
         }
         close()
-        giveBackLargeBuffer()
+        giveBackLargeBuffers()
     }
 
     override nonisolated(nonsending) func refuse(_ reason: Unwelcome) async {
@@ -72,13 +79,17 @@ final class RESPConnection<R: Reactor>: ServedConnection<R> {
     private nonisolated(nonsending) func serveNextRequest() async throws(ConnectionEnd) -> Next {
         parser.begin()
         if inbox.count == 0 {
+            // Who says much at once, or asks for much, goes on with it.
+            if replies.count > Limits.respBufferByteCount / 2 { isPipelining = true }
             try await flush()
-            giveBackLargeBuffer()
+            if !isPipelining { giveBackLargeBuffers() }
             isIdle = true
             // Nobody closes a connection that becomes idle while the node stops.
             guard !node.isStopping else { return .close }
             try await receive(atLeast: 1, deadline: .distantFuture)
             isIdle = false
+            isPipelining = inbox.count > Limits.respBufferByteCount / 2
+            if isPipelining { _ = takeLargeBuffers() }
         }
         arrival = reactor.now()
         transferDeadline = arrival.adding(milliseconds: UInt64(settings.transferMilliseconds))
@@ -87,15 +98,26 @@ final class RESPConnection<R: Reactor>: ServedConnection<R> {
             case .incomplete:
                 try await receiveMore()
             case .value(let byteCount) where parser.verb == .set && parser.arguments.count == 2:
+                if storeSmallValue(byteCount) { return .goOn }
                 return try await serveSet(byteCount)
             case .value(let byteCount):
                 if try await passBy(byteCount) { return try await serve() }
             case .request:
+                if parser.verb == .get, isReadyForSmallValue, replySmallValue() {
+                    inbox.consume(parser.position)
+                    return .goOn
+                }
                 return try await serve()
             case .fault(let fault):
                 throw try await refuse(fault)
             }
         }
+    }
+
+    /// Whether a GET has nothing wrong with it.
+    private var isReadyForSmallValue: Bool {
+        parser.isAuthenticated && parser.arguments.count == 2 && parser.argumentCount == 2
+            && parser.arguments[1].byteCount <= Limits.respKeyByteCountMax
     }
 
     /// Serves a request whose arguments lie in the inbox.
@@ -192,7 +214,7 @@ final class RESPConnection<R: Reactor>: ServedConnection<R> {
     /// Receives more of a request that has begun.
     func receiveMore() async throws(ConnectionEnd) {
         try await flush()
-        if inbox.count == inbox.capacity, !takeLargeBuffer() {
+        if inbox.count == inbox.capacity, !takeLargeBuffers() {
             inbox.consume(parser.position)
             parser.dropArguments()
         }
@@ -208,18 +230,36 @@ final class RESPConnection<R: Reactor>: ServedConnection<R> {
         return parser.passValue()
     }
 
-    private func takeLargeBuffer() -> Bool {
-        guard ownBuffer == nil, let large = shard.scratch.take() else { return false }
-        ownBuffer = inbox.move(to: large)
+    /// Goes on with large buffers, if the shard has some to spare.
+    private func takeLargeBuffers() -> Bool {
+        guard large == nil, let taken = shard.respBuffers.take() else { return false }
+        guard let second = shard.respBuffers.take() else {
+            shard.respBuffers.giveBack(taken)
+            return false
+        }
+        large = LargeBuffers(ownInbox: inbox.move(to: taken), ownReplies: replyMemory)
+        use(second)
         return true
     }
 
-    /// The inbox is empty, or nobody needs it any more.
-    private func giveBackLargeBuffer() {
-        guard let own = ownBuffer else { return }
+    /// The inbox is empty, or nobody needs it any more; the replies have been sent.
+    private func giveBackLargeBuffers() {
+        guard let large else { return }
         inbox.consume(inbox.count)
-        shard.scratch.giveBack(inbox.move(to: own))
-        ownBuffer = nil
+        shard.respBuffers.giveBack(inbox.move(to: large.ownInbox))
+        shard.respBuffers.giveBack(replyMemory)
+        replies.clear()
+        use(large.ownReplies)
+        self.large = nil
+    }
+
+    /// Collects replies in other memory, in which those so far find room.
+    private func use(_ memory: OwnedBytes) {
+        var writer = RESPWriter(memory.bytes)
+        writer.version = replies.version
+        writer.append(replies.bytes)
+        replies = writer
+        replyMemory = memory
     }
 
     // MARK: Replying
@@ -234,7 +274,8 @@ final class RESPConnection<R: Reactor>: ServedConnection<R> {
 
     /// Makes room for a reply of `byteCount` bytes, at most what the buffer has.
     func makeRoom(_ byteCount: Int) async throws(ConnectionEnd) {
-        if replies.room < byteCount { try await flush() }
+        guard replies.room < byteCount, !takeLargeBuffers() else { return }
+        try await flush()
     }
 
     /// When what is sent now must have been taken.

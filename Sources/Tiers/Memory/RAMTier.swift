@@ -188,7 +188,7 @@ package final class RAMTier: Sendable {
         case .taken(let slot, let generation, let firstGranule):
             let bytes = arena.slice(offset: firstGranule * granule, count: proposal.byteCount)
             // What another chunk left behind this one's end must not get to the disk with it.
-            wholeGranules(of: bytes).dropFirst(bytes.count).fill(0)
+            if admission != .none { wholeGranules(of: bytes).dropFirst(bytes.count).fill(0) }
             return .reserved(
                 Reservation(tier: self, slot: slot, generation: generation, bytes: bytes))
         }
