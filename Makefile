@@ -26,6 +26,11 @@ bench:  ## Compare with a blocking C server, memcached and Redis
 	swift build -c release --product kvstored
 	dev/bench
 
+bench-redis:  ## Compare the RESP listener with Redis, both under redis-benchmark
+	dev/setup --bench
+	swift build -c release --product kvstored
+	dev/bench-redis
+
 bench-ssd:  ## Compare the SSD tier with fio
 	dev/setup --bench
 	swift build -c release --product kvstored
@@ -58,5 +63,5 @@ format:  ## Format all Swift files
 generate:  ## Rewrite the generated documents
 	dev/generate
 
-.PHONY: help setup test test-lmcache demo bench bench-ssd bench-ssd-recovery bench-lmcache simulate \
-	fuzz crash-test format generate
+.PHONY: help setup test test-lmcache demo bench bench-redis bench-ssd bench-ssd-recovery \
+	bench-lmcache simulate fuzz crash-test format generate
