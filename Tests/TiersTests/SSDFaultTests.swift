@@ -48,6 +48,7 @@ private struct FaultScenario: Sendable {
         StoreOptions(directories).with {
             $0.segmentCountMax = 16
             $0.roundMilliseconds = 1
+            $0.memory = .mebibytes(1)
             $0.calls = calls
         }
     }
