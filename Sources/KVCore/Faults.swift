@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+internal import Glibc
 
-/// Why an I/O operation did not happen. A value.
-package enum IOFault: Error, Hashable, Sendable {
+/// Why an I/O operation did not happen. A value; its text is for logs.
+package enum IOFault: Error, Hashable, Sendable, CustomStringConvertible {
     /// The other side closed, or reset, the connection; or it was closed here.
     case closed
     /// The operation's deadline passed first.
@@ -21,6 +22,18 @@ package enum IOFault: Error, Hashable, Sendable {
     package static var readOnlyFileSystem: IOFault { .system(30) }
     /// EINVAL: what the call asks for does not exist here, O_DIRECT for example.
     package static var invalidArgument: IOFault { .system(22) }
+
+    package var description: String {
+        switch self {
+        case .closed: "closed, or at its end"
+        case .deadlineExceeded: "the deadline passed"
+        case .cancelled: "cancelled"
+        case .busy: "busy"
+        case .system(let number):
+            // SAFETY: the text is the thread's own (strerror(3)), and copied at once.
+            unsafe "\(String(cString: strerror(number))), errno \(number)"
+        }
+    }
 }
 
 /// The outcome of a request, with the numbers of docs/protocol.md and of `kvs_status` in kvstore.h.

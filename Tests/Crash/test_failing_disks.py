@@ -80,6 +80,8 @@ def tells_of_fault(node, directory):
     wait("a line in the log", lambda: node.events("ssd_fault"))
     faults = node.events("ssd_fault")
     assert {(fault["level"], fault["path"]) for fault in faults} == {("error", str(directory))}
+    reasons = ("Input/output error", "Read-only file system")
+    assert all(any(reason in fault["message"] for reason in reasons) for fault in faults)
     return node.counters()["ssd_write_faults"] > 0
 
 
