@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 SOURCE = pathlib.Path(os.environ["LMCACHE_SOURCE"])
@@ -15,22 +16,23 @@ SOURCE = pathlib.Path(os.environ["LMCACHE_SOURCE"])
 class Daemon:
     """kvstored on addresses that stay the same over a restart."""
 
-    def __init__(self, folder, options=()):
+    def __init__(self, folder, options=(), memory_budget="512MiB"):
         self.folder = pathlib.Path(folder)
         self.unix = f"unix:{folder}/socket"
         self.options = options
+        self.memory_budget = memory_budget
         self.process = None
-        self.addresses = []
+        self.told = {}
 
     def start(self):
         ready = self.folder / "ready"
         ready.unlink(missing_ok=True)
         self.process = subprocess.Popen(
             [os.environ["KVSTORED"], "--listen-unix-socket", f"{self.folder}/socket",
-             "--listen-tcp", "127.0.0.1:0", "--memory-budget", "512MiB", "--ready-file",
+             "--listen-tcp", "127.0.0.1:0", "--memory-budget", self.memory_budget, "--ready-file",
              str(ready), "--log-level", "error", *self.options])
         wait_until(lambda: ready.exists() and ready.stat().st_size, "kvstored is not ready")
-        self.addresses = json.loads(ready.read_text())["addresses"]
+        self.told = json.loads(ready.read_text())
 
     def kill(self):
         """As a crash: nothing is said to anybody."""
@@ -81,6 +83,25 @@ def run(module, *arguments, environment=None, seconds=300):
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-5000:]
     return output
+
+
+def run_until(text, module, *arguments, environment=None, seconds=300):
+    """The output of a program of LMCache's up to a text, for one that does not end by itself."""
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-m", module, *arguments], stdout=output,
+            stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})})
+
+        def read():
+            output.seek(0)
+            return output.read()
+
+        try:
+            wait_until(lambda: text in read(), f"{module} does not come to {text!r}", seconds)
+            return read()
+        finally:
+            process.kill()
+            process.wait(timeout=20)
 
 
 def run_bench(adapter, *arguments):

@@ -33,13 +33,16 @@ def settings(daemon, **more):
 class Engine:
     """As much of an LMCache engine as a remote backend needs."""
 
-    def __init__(self, daemon, dtype=torch.bfloat16, plugin="kvstore", timeout=10, **more):
+    def __init__(self, daemon, dtype=torch.bfloat16, plugin="kvstore", timeout=10, url=None,
+                 **more):
         self.config = LMCacheEngineConfig.from_defaults(
             chunk_size=TOKENS, local_cpu=True, max_local_cpu_size=0.05,
             remote_serde="naive", lmcache_instance_id="kvstore_test",
             blocking_timeout_secs=timeout)
-        self.config.extra_config = settings(daemon, **more)
-        self.config.remote_storage_plugins = [plugin]
+        if url is None:
+            self.config.extra_config = settings(daemon, **more)
+            self.config.remote_storage_plugins = [plugin]
+        self.config.remote_url = url
         metadata = LMCacheMetadata(
             model_name="org/model", world_size=1, local_world_size=1, worker_id=0,
             local_worker_id=0, kv_dtype=dtype,
@@ -49,7 +52,8 @@ class Engine:
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
         self.memory = LocalCPUBackend(config=self.config, metadata=metadata, dst_device="cpu")
-        self.backend = RemoteBackend(self.config, metadata, self.loop, self.memory, "cpu", plugin)
+        self.backend = RemoteBackend(self.config, metadata, self.loop, self.memory, "cpu",
+                                     plugin if url is None else None)
 
     def key(self, number):
         return CacheEngineKey("org/model", 1, 0, number, self.dtype)

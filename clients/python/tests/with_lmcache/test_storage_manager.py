@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """LMCache's storage manager, as `lmcache server` has it: L1 in front, kvstored behind as L2."""
 import contextlib
+import json
+import socket
+import subprocess
+import sys
+import urllib.request
 
 import torch
 from support import native_plugin, wait_until
@@ -113,3 +118,33 @@ def test_prefetches_end_whatever_the_daemon_does(daemon):
             return prefetched(manager, again) == 4
 
         wait_until(stored_and_prefetched, "never connected again")
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def test_lmcache_server_with_the_documented_configuration(daemon):
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lmcache.cli.main", "server", "--port", str(free_port()),
+         "--http-host", "127.0.0.1", "--http-port", str(port), "--l1-size-gb", "0.1",
+         "--eviction-policy", "LRU", "--l2-adapter", json.dumps(native_plugin(daemon))],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def status():
+        assert process.poll() is None, "lmcache server ended"
+        with contextlib.suppress(OSError):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=10) as answer:
+                return json.loads(answer.read())
+        return None
+
+    try:
+        told = wait_until(status, "lmcache server does not answer", seconds=120)
+        assert told["storage_manager"]["l2_adapters"] == [
+            {"is_healthy": True, "type": "NativeConnector"}]
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
