@@ -287,7 +287,7 @@ extension SSDStore {
     ) async throws(IOFault) -> Bool {
         let byteCount = Int(entry.byteCount)
         // Whole stripes.
-        let piece = SSDFormat.makeBlocks(256)
+        let piece = SSDFormat.makeBlocks(min(256, Int(entry.blockCount)))
         let stripe = ChunkRecord.stripeByteCount(of: byteCount)
         let whole = StreamingChecksum()
         var stripes: [UInt64] = []
