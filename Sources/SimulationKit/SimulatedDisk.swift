@@ -167,6 +167,23 @@ final class SimulatedBlocks {
         let number: UInt64
         /// A failed synchronization dropped it: later ones do not save it (as Linux does).
         var isDoomed = false
+
+        private var end: UInt64 { offset + UInt64(bytes.bytes.count) }
+
+        /// What of it is not under `other`.
+        func without(_ other: Write) -> [Write] {
+            guard other.offset < end, offset < other.end else { return [self] }
+            return [part(from: offset, to: other.offset), part(from: other.end, to: end)]
+                .compactMap { $0 }
+        }
+
+        private func part(from start: UInt64, to stop: UInt64) -> Write? {
+            guard start < stop else { return nil }
+            let copy = OwnedBytes(count: Int(stop - start))
+            copy.bytes.copy(
+                from: bytes.bytes.slice(offset: Int(start - offset), count: Int(stop - start)))
+            return Write(offset: start, bytes: copy, number: number, isDoomed: isDoomed)
+        }
     }
 
     /// A call to `write` that has not returned.
@@ -300,10 +317,16 @@ final class SimulatedBlocks {
 
     /// All writes up to `number` are on the platter.
     func makeDurable(upTo number: UInt64) {
-        for write in unsynchronized where write.number <= number && !write.isDoomed {
-            writeDurable(write.bytes.bytes, at: write.offset)
-        }
+        let written = unsynchronized.filter { $0.number <= number && !$0.isDoomed }
+        for write in written { writeDurable(write.bytes.bytes, at: write.offset) }
         unsynchronized.removeAll { $0.number <= number && !$0.isDoomed }
+        guard unsynchronized.contains(where: \.isDoomed) else { return }
+        // What was written over a doomed write is there, and stays.
+        for write in written {
+            unsynchronized = unsynchronized.flatMap { older in
+                older.isDoomed && older.number < write.number ? older.without(write) : [older]
+            }
+        }
     }
 
     /// A synchronization failed: the kernel forgets that these pages were dirty.

@@ -192,6 +192,36 @@ extension SimulatedFile {
             } == .system(ioError))
     }
 
+    @Test(arguments: Seeds.fixed)
+    func `keeps what was written over a write that it dropped`(seed: UInt64) throws {
+        let world = SimulatedWorld(seed: seed)
+        let dropped = block(seed: 1, count: 12_288)
+        let kept = block(seed: 2, count: 4_096)
+        world.disk(of: "host").faults.synchronizeErrorPermille = 1_000
+        let fault = try perform(world) { reactor throws(IOFault) in
+            let file = try reactor.openFile("a", .readWrite)
+            try await file.write(dropped, at: 0)
+            try await file.synchronize()
+        }
+        #expect(fault == .system(ioError))
+        world.disk(of: "host").faults.synchronizeErrorPermille = 0
+        let read = OwnedBytes(count: 12_288)
+        let middle = OwnedBytes(count: 4_096)
+        _ = try perform(world) { reactor throws(IOFault) in
+            let file = try reactor.openFile("a", .readWrite)
+            try await file.write(kept, at: 4_096)
+            try await file.synchronize()
+            try await file.read(into: read, at: 0)
+        }
+        #expect(
+            read.array == dropped.array[..<4_096] + kept.array + dropped.array[8_192...])
+        world.crash("host")
+        _ = try perform(world) { reactor throws(IOFault) in
+            try await reactor.openFile("a", .readWrite).read(into: middle, at: 4_096)
+        }
+        #expect(middle.equals(kept))
+    }
+
     @Test func `rots a bit for good`() throws {
         var faults = DiskFaults()
         faults.bitRotPermille = 1_000
