@@ -91,7 +91,11 @@ package final class SimulatedNetwork {
         let refuses = random.happens(permille: faults.refusePermille)
         guard let listener = listeners[handshake.address], !refuses else {
             scheduler.record(.refused, reactor: handshake.client.index)
-            return operation.end(.failure(.system(ECONNREFUSED)), afterNanoseconds: latency())
+            // Its deadline may pass before the client hears of it.
+            scheduler.after(nanoseconds: latency()) {
+                operation.end(.failure(.system(ECONNREFUSED)))
+            }
+            return
         }
         if let end = partitionEnd(handshake.client.host, listener.reactor.host) {
             scheduler.at(Instant(nanoseconds: end.nanoseconds + latency())) { [self] in
