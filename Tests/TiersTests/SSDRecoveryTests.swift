@@ -118,6 +118,35 @@ private func makeTier(segmentCount: Int, entryCountMax: Int = 100) -> SSDTier {
         #expect(!found && outcome == .noted(4))
     }
 
+    @Test(arguments: [false, true])
+    func `goes on above what it may not have found`(isSegmentUnreadable: Bool) {
+        let tier = makeTier(segmentCount: 2)
+        if isSegmentUnreadable { tier.setState(of: 1, to: .unknown) }
+        tier.state.withLock { $0.isDirectoryMissing = !isSegmentUnreadable }
+        let recovery = SSDRecovery(tier: tier, wallMilliseconds: Disks.wall)
+        recovery.note(nextSequence: 900)
+        recovery.note(serial: 70)
+        recovery.finish()
+        // A chunk that comes back may have a number that is higher than all that was found.
+        let (_, outcome) = tier.remove(.default, key(1), now: start)
+        #expect(outcome == .noted(Disks.wall << 18))
+        #expect(tier.state.withLock { $0.nextSerial } == Disks.wall << 18)
+        let checkpointless = makeTier(segmentCount: 1)
+        let other = SSDRecovery(tier: checkpointless, wallMilliseconds: Disks.wall)
+        other.reset()
+        other.finish()
+        #expect(checkpointless.state.withLock { $0.nextSequence } == Disks.wall << 18)
+        // A clock that is far ahead does not use up all numbers, and one that is behind none.
+        for (wall, expected) in [(.max, 1 << 61), (0, 900)] as [(UInt64, UInt64)] {
+            let tier = makeTier(segmentCount: 1)
+            let recovery = SSDRecovery(tier: tier, wallMilliseconds: wall)
+            recovery.reset()
+            recovery.note(nextSequence: 900)
+            recovery.finish()
+            #expect(tier.state.withLock { $0.nextSequence } == expected)
+        }
+    }
+
     @Test func `passes over records of levels that it does not know`() {
         let tier = makeTier(segmentCount: 1)
         let recovery = SSDRecovery(tier: tier, wallMilliseconds: Disks.wall)

@@ -18,6 +18,9 @@ final class SSDRecovery: @unchecked Sendable {
     private var nextSequence: UInt64 = 1
     /// Sequence numbers of the latest records that cannot be used: older ones do not count instead.
     private var unusable: [ChunkName: UInt64] = [:]
+    /// Numbers may have been used that nobody found: a directory, a segment or a checkpoint is out
+    /// of reach.
+    private var mayMissNumbers = false
     /// Chunks that found no room in the index.
     private(set) var droppedCount = 0
 
@@ -110,6 +113,7 @@ final class SSDRecovery: @unchecked Sendable {
 
     /// Forgets what a checkpoint said that turned out to be damaged.
     func reset() {
+        mayMissNumbers = true
         droppedCount = 0
         pins = [:]
         tier.state.withLock { state in
@@ -133,10 +137,18 @@ final class SSDRecovery: @unchecked Sendable {
     /// may have later ones than all that was read, and deletions must be above those too.
     func finish() {
         tier.state.withLock { state in
-            let hasUnread =
-                state.isDirectoryMissing || state.segments.contains { $0.state == .unknown }
-            state.nextSequence = max(
-                state.nextSequence, nextSequence + (hasUnread ? sequenceCountUnread : 0))
+            state.nextSequence = max(state.nextSequence, nextSequence)
+            let isComplete =
+                !mayMissNumbers && !state.isDirectoryMissing
+                && !state.segments.contains { $0.state == .unknown }
+            if !isComplete {
+                // What is out of reach may come back: a deletion from now on is later than all of
+                // it. The clock is ahead of all numbers, since 2^18 of them are not used in a
+                // millisecond.
+                let number = min(wallMilliseconds, SSDFormat.numberMax >> 19) << 18
+                state.nextSequence = max(state.nextSequence, number)
+                state.nextSerial = max(state.nextSerial, number)
+            }
             for slot in state.segments.indices {
                 state.segments[slot].nextSequence = state.nextSequence
             }
@@ -152,7 +164,3 @@ final class SSDRecovery: @unchecked Sendable {
         }
     }
 }
-
-/// More numbers than were ever given out between two records that lie in different directories, and
-/// so few that the number limit allows for millions of such starts.
-private let sequenceCountUnread: UInt64 = 1 << 40
