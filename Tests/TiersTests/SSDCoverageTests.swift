@@ -48,6 +48,17 @@ private func coverage(
         #expect(coverage(complete, isDirectoryMissing: true) == [.chunks, .chunks])
     }
 
+    @Test func `leaves a segment to be read that may hold other than the index says`() {
+        var segments = [
+            segment(.sealed, 1..<10), segment(.erasing, 10..<20), segment(.sealed, 20..<30),
+        ]
+        segments[1].hasUnindexedRecords = true
+        #expect(coverage(segments) == [.all, .none, .chunks])
+        segments[1].hasUnindexedRecords = false
+        segments[1].lacksFooter = true
+        #expect(coverage(segments) == [.all, .none, .chunks])
+    }
+
     @Test(arguments: [(false, false), (true, false), (true, true)])
     func `says so in its list of segments`(isSealed: Bool, hasLateNotes: Bool) {
         let segment = CheckpointSegment(

@@ -145,7 +145,7 @@ private final class IndexModel {
             key: key(1), checksum: 2, expiry: 0, byteCount: 3,
             place: SSDPlace(segment: 65_535, block: 0), binding: 65_535, state: .placed)
         #expect(entry.expiryMilliseconds == 0 && entry.state == .placed && entry.useCount == 0)
-        for state in [SSDEntry.State.readable, .bad, .unused, .placed] {
+        for state in [SSDEntry.State.readable, .bad, .failed, .unused, .placed] {
             entry.state = state
             for count in 0...5 {
                 entry.useCount = count

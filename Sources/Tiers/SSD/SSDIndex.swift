@@ -8,9 +8,15 @@ struct SSDEntry: BitwiseCopyable, Sendable {
         /// Placed; its record is being written.
         case placed = 1
         case readable = 2
-        /// Its record may be on the disk, whole or not, but must not be read: a write that failed,
-        /// or a checksum that does not fit. Absent to readers; a deletion must still be noted.
+        /// Its record is on the disk, but must not be read: a checksum that does not fit, or the
+        /// segment is to be erased. Absent to readers; a deletion must still be noted.
         case bad = 3
+        /// The same for a record whose write failed: it may be on the disk, whole or not. No footer
+        /// lists it.
+        case failed = 4
+
+        /// Whether the record is none for readers.
+        var isAbsent: Bool { self == .bad || self == .failed }
     }
 
     var key: ChunkKey

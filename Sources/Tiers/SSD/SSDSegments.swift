@@ -31,6 +31,12 @@ package struct SSDSegment: Hashable, Sendable {
     package var firstSequence: UInt64
     /// Greater than every sequence number in it; meaningful when it takes no more records.
     package var nextSequence: UInt64
+    /// A chunk of this segment was stored once more while the segment was to be erased: the index
+    /// names the new record alone.
+    package var hasUnindexedRecords = false
+    /// It takes no more records and has no footer that counts: a start finds by reading all of it
+    /// what of its records, also of those whose write failed, is whole.
+    package var lacksFooter = false
     /// Chunks that the index has here, and their bytes.
     package var liveCount = 0
     package var liveByteCount = 0
@@ -46,6 +52,9 @@ package struct SSDSegment: Hashable, Sendable {
         firstSequence = 0
         nextSequence = 0
     }
+
+    /// Whether the index does not tell all that a start finds here.
+    var mustBeRead: Bool { hasUnindexedRecords || lacksFooter }
 
     /// What a checkpoint that lists the chunks of complete segments spares the next start.
     enum Coverage {
@@ -63,11 +72,14 @@ package struct SSDSegment: Hashable, Sendable {
     /// well, which may lie in any segment that has later numbers. When a directory is missing,
     /// nothing is known of the chunks that may come back with it.
     static func coverage(_ segments: [SSDSegment], isDirectoryMissing: Bool) -> [Coverage] {
-        let unread = segments.filter { $0.state == .open || $0.state == .unknown }
+        let unread = segments.filter {
+            $0.state == .open || $0.state == .unknown || $0.mustBeRead
+        }
         // No chunk that is found by reading has a smaller number.
         let horizon = isDirectoryMissing ? 0 : unread.map(\.firstSequence).min() ?? .max
         return segments.map { segment in
             switch segment.state {
+            case _ where segment.mustBeRead: .none
             case .sealed, .erasing, .stuck: segment.nextSequence <= horizon ? .all : .chunks
             case .free, .open, .unknown, .removed: .none
             }

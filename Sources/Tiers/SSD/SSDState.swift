@@ -114,7 +114,10 @@ struct SSDState: ~Copyable {
     mutating func wait(for note: PendingNote, _ name: ChunkName) {
         notes.append(note)
         unsettledNotes[note.sequence] = name
-        if note.note.kind == .delete { unsettledDeletions[name] = note.sequence }
+        // An older note that is written once more settles nothing about a later one.
+        if note.note.kind == .delete {
+            unsettledDeletions[name] = max(unsettledDeletions[name] ?? 0, note.sequence)
+        }
     }
 
     /// A note is durable.
@@ -138,7 +141,9 @@ struct SSDState: ~Copyable {
     /// Whether something on the disks may hold a chunk that the index does not know.
     var mayHoldUnknownRecords: Bool {
         isDirectoryMissing || hasUnindexedRecords
-            || segments.contains { $0.state == .stuck || $0.state == .unknown }
+            || segments.contains {
+                $0.state == .stuck || $0.state == .unknown || $0.hasUnindexedRecords
+            }
     }
 }
 

@@ -16,7 +16,7 @@ extension SSDTier {
         return state.withLock { state in
             if case .nothing = replacement,
                 let row = state.index.find(name.namespace, name.key, state.bindings),
-                state.index[row].state != .bad, !state.isExpired(row, wall)
+                !state.index[row].state.isAbsent, !state.isExpired(row, wall)
             {
                 return .exists
             }
@@ -74,7 +74,7 @@ extension SSDState {
         let found = index[row].state == .readable && !isExpired(row, wall)
         guard let sequence = enqueue(.delete, name) else {
             // Kept as bad, so that a later deletion is noted.
-            index[row].state = .bad
+            if !index[row].state.isAbsent { index[row].state = .bad }
             return (found, .refused)
         }
         drop(row)

@@ -25,7 +25,7 @@ extension SSDTier {
             return switch state.index[row].state {
             case .placed: .onItsWay
             case .readable: .there
-            case .bad, .unused: .absent
+            case .bad, .failed, .unused: .absent
             }
         }
     }
@@ -50,13 +50,16 @@ extension SSDTier {
         return state.withLock { state in
             guard isFindable() else { return .gone }
             if let row = state.index.find(chunk.namespace, chunk.key, state.bindings) {
-                let isBad = state.index[row].state == .bad
+                let isBad = state.index[row].state.isAbsent
                 guard isBad || state.isExpired(row, wall) || state.isErasing(row) else {
                     return .present
                 }
                 // What a bad record left must not come back once the new one is reclaimed. Not so
                 // for a good one: the note might be durable before the new record is.
                 guard !isBad || state.enqueue(.delete, chunk.name) != nil else { return .full }
+                if state.isErasing(row) {
+                    state.segments[Int(state.index[row].segment)].hasUnindexedRecords = true
+                }
                 state.drop(row)
             }
             guard state.add(chunk, at: place, .placed) != nil else { return .full }
@@ -70,7 +73,10 @@ extension SSDTier {
             state.statistics.recordCount += 1
             state.statistics.payloadWrittenByteCount += chunk.byteCount
             state.statistics.writtenByteCount += blockCount * SSDFormat.blockByteCount
-            if let row = state.row(of: chunk.name, at: place) { state.index[row].state = .readable }
+            // Not after a deletion that could not be noted.
+            if let row = state.row(of: chunk.name, at: place), state.index[row].state == .placed {
+                state.index[row].state = .readable
+            }
         }
     }
 
@@ -78,7 +84,7 @@ extension SSDTier {
     func fail(_ name: ChunkName, at place: SSDPlace) {
         state.withLock { state in
             state.statistics.skippedCount += 1
-            if let row = state.row(of: name, at: place) { state.index[row].state = .bad }
+            if let row = state.row(of: name, at: place) { state.index[row].state = .failed }
         }
     }
 
@@ -149,6 +155,11 @@ extension SSDTier {
         }
     }
 
+    /// The deletions that are not durable yet.
+    func unsettledDeletions() -> [UInt64] {
+        state.withLock { $0.unsettledDeletions.values.sorted() }
+    }
+
     func isSettled(note sequence: UInt64) -> Bool {
         state.withLock { $0.unsettledNotes[sequence] == nil }
     }
@@ -208,9 +219,10 @@ extension SSDTier {
     }
 
     /// An open segment takes no more records; all have sequence numbers below `nextSequence`.
-    func closeSegment(_ slot: Int, nextSequence: UInt64) {
+    func closeSegment(_ slot: Int, nextSequence: UInt64, hasFooter: Bool) {
         state.withLock { state in
             state.segments[slot].state = .sealed
+            state.segments[slot].lacksFooter = !hasFooter
             state.segments[slot].nextSequence = nextSequence
         }
     }
@@ -224,8 +236,18 @@ extension SSDTier {
         }
     }
 
+    /// A segment that takes no more records has no footer, or may have lost it.
+    func noteFooterIsLacking(_ slot: Int) {
+        state.withLock { $0.segments[slot].lacksFooter = true }
+    }
+
     func setState(of slot: Int, to new: SSDSegment.State) {
-        state.withLock { $0.segments[slot].state = new }
+        state.withLock { state in
+            state.segments[slot].state = new
+            guard new == .free else { return }
+            state.segments[slot].hasUnindexedRecords = false
+            state.segments[slot].lacksFooter = false
+        }
     }
 
     func segment(_ slot: Int) -> SSDSegment { state.withLock { $0.segments[slot] } }
@@ -272,6 +294,34 @@ extension SSDTier {
                 return .worthKeeping(isPinned: true)
             }
             return state.index[row].useCount > 0 ? .worthKeeping(isPinned: false) : .worthless
+        }
+    }
+
+    /// Takes those of a segment's chunks from readers that are to be dropped with it: from now on
+    /// nobody is told that they are there, and nobody can pin them.
+    /// - Returns: false when the segment holds a chunk that must stay: one that was pinned
+    ///   meanwhile, or was moved and is back, since where it went is not durable.
+    func evict(
+        _ entries: ArraySlice<FooterEntry>, of segment: Int, _ dropped: Set<UInt32>,
+        wallMilliseconds: UInt64
+    ) -> Bool {
+        state.withLock { state in
+            for entry in entries where entry.kind == .chunk {
+                guard let namespace = state.namespaces.namespace(tagged: entry.namespace) else {
+                    continue
+                }
+                let name = ChunkName(namespace, entry.key)
+                let place = SSDPlace(segment: UInt16(segment), block: UInt16(entry.block))
+                guard let row = state.row(of: name, at: place),
+                    state.index[row].state == .readable, !state.isExpired(row, wallMilliseconds)
+                else { continue }
+                guard dropped.contains(entry.block),
+                    (state.pins[name]?.until ?? 0) <= wallMilliseconds
+                else { return false }
+                state.index[row].state = .bad
+                state.statistics.evictionCount += 1
+            }
+            return true
         }
     }
 

@@ -140,7 +140,7 @@ package final class SSDTier: Sendable {
         let wall = wallMilliseconds(now)
         return state.withLock { state in
             guard let row = state.index.find(namespace, key, state.bindings) else { return false }
-            return state.index[row].state != .bad && !state.isExpired(row, wall)
+            return !state.index[row].state.isAbsent && !state.isExpired(row, wall)
         }
     }
 

@@ -78,7 +78,7 @@ extension SSDStore {
         }
     }
 
-    /// - Returns: false when the segments that a start would read turned out not to be durable.
+    /// - Returns: false when what a start would read or miss turned out not to be durable.
     private func write(
         _ plan: CheckpointPlan, _ writer: CheckpointWriter<R>
     ) async throws(IOFault) -> Bool {
@@ -117,6 +117,7 @@ extension SSDStore {
         }
         header.pinCount = UInt32(pins.count)
         header.pageCount = UInt32(try await writer.finish())
+        guard await awaitDeletions(), !hasLostRecords(plan) else { return false }
         // What moved meanwhile is listed nowhere: it must be found in the segment that it is in.
         await synchronizeAll()
         guard faultCount == synchronizationFaultCount else { return false }
@@ -126,9 +127,34 @@ extension SSDStore {
         return true
     }
 
+    /// Waits until all deletions so far are durable; false when they are not soon.
+    ///
+    /// A chunk whose deletion were lost would be known to the segments and not to the checkpoint:
+    /// absent, so that nobody notes its deletion any more, until a start without the checkpoint.
+    private func awaitDeletions() async -> Bool {
+        for sequence in tier.unsettledDeletions() {
+            while !tier.isSettled(note: sequence) {
+                guard isWritable, !isStopping,
+                    failedNotes[sequence, default: 0] < noteAttemptCountMax
+                else { return false }
+                await notesChanged.wait()
+            }
+        }
+        return true
+    }
+
+    /// Whether records in a segment that is to be spared the next start may be listed nowhere.
+    private func hasLostRecords(_ plan: CheckpointPlan) -> Bool {
+        tier.state.withLock { state in
+            zip(plan.segments, state.segments).contains { listed, segment in
+                listed.isSealed && listed.serial == segment.serial && segment.hasUnindexedRecords
+            }
+        }
+    }
+
     /// The chunks among some rows of the index whose segments are complete, also those whose
-    /// records are bad: they may be whole on the disk. Nil behind the last row. Those of other
-    /// segments are found by reading these.
+    /// records are bad: they may be whole on the disk, and the footers list them. Nil behind the
+    /// last row. Those of other segments are found by reading these.
     private func rows(
         from first: Int, count: Int, _ segments: [CheckpointSegment]
     ) -> [CheckpointChunk]? {

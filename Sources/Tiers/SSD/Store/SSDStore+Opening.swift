@@ -426,6 +426,7 @@ extension SSDStore {
             try await file.synchronize()
             try await writeFooter(open)
         } catch {
+            tier.noteFooterIsLacking(candidate.slot)
             fault(error, candidate.lane, "sealing a segment")
         }
     }

@@ -98,7 +98,11 @@ extension SSDStore {
             }
         } catch {
             // Without its notes it cannot be erased; others can.
-            tier.setState(of: slot, to: error == .cancelled ? .sealed : .unknown)
+            guard error != .cancelled else {
+                tier.setState(of: slot, to: .sealed)
+                return false
+            }
+            tier.setState(of: slot, to: .unknown)
             tier.count { $0.readFaultCount += 1 }
             report(
                 SSDEvent(
@@ -211,26 +215,16 @@ extension SSDStore {
             if !isCopied { dropped.insert(entry.block) }
         }
         await synchronizeAll()
-        guard lane.retryAt == nil || lane.isEvacuating, !stillHolds(entries, slot, besides: dropped)
-        else { return false }
+        guard lane.retryAt == nil || lane.isEvacuating else { return false }
         let areRenewed = await awaitNotes(renewed, deadline: .distantFuture)
-        return !areRenewed.contains(false)
-    }
-
-    /// Whether a chunk that was to move is in the segment again: where it went is not durable.
-    private func stillHolds(
-        _ entries: [FooterEntry], _ slot: Int, besides dropped: Set<UInt32>
-    ) -> Bool {
-        let wall = tier.wallMilliseconds(reactor.now())
-        return entries.contains { entry in
-            guard entry.kind == .chunk, !dropped.contains(entry.block),
-                let namespace = tier.namespace(tagged: entry.namespace)
-            else { return false }
-            let name = ChunkName(namespace, entry.key)
-            let place = SSDPlace(segment: UInt16(slot), block: UInt16(entry.block))
-            if case .dead = tier.fate(of: name, at: place, wallMilliseconds: wall) { return false }
-            return true
+        guard !areRenewed.contains(false) else { return false }
+        let now = tier.wallMilliseconds(reactor.now())
+        for first in stride(from: 0, to: entries.count, by: evictionCountAtOnce) {
+            let some = entries[first..<min(first + evictionCountAtOnce, entries.count)]
+            guard tier.evict(some, of: slot, dropped, wallMilliseconds: now) else { return false }
+            await reactor.yield()
         }
+        return true
     }
 
     /// Writes the record at `place` once more, into another segment; false when it was not.
@@ -352,6 +346,8 @@ extension SSDStore {
     }
 }
 
+/// Chunks that are dropped under the tier's lock without a pause.
+private let evictionCountAtOnce = 256
 /// Segments that are tried, oldest first, when one cannot be emptied.
 private let reclaimAttemptCountMax = 8
 /// After so many segments in a row that were emptied in vain, chunks are dropped.

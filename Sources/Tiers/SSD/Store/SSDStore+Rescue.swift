@@ -52,6 +52,7 @@ extension SSDStore {
         } catch {
             // Whether its trailer is there or not, all its records are found.
             tier.setState(of: open.slot, to: .sealed)
+            tier.noteFooterIsLacking(open.slot)
             open.file.close()
             fault(error, lane, "going on in a segment")
             return false

@@ -214,15 +214,19 @@ extension SSDStore {
         open.isSealed = true
         // What a footer lists is durable before the footer is there.
         _ = await synchronize(lane)
+        var hasFooter = false
         do throws(IOFault) {
-            if !open.isDamaged { try await writeFooter(open) }
+            if !open.isDamaged {
+                try await writeFooter(open)
+                hasFooter = true
+            }
         } catch {
             // It is read like an open one at the next start.
             fault(error, lane, "sealing a segment")
         }
         lane.unsealed.removeAll { $0 === open }
         open.file.close()
-        tier.closeSegment(open.slot, nextSequence: open.nextSequence)
+        tier.closeSegment(open.slot, nextSequence: open.nextSequence, hasFooter: hasFooter)
         sealedCount += 1
         lane.changed.notify()
     }

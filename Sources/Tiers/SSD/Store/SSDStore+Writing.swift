@@ -9,7 +9,7 @@ private let byteCountInFlightMax = 32 << 20
 private let storeCountMax = 1_024
 /// Writings of a note that may fail, a tenth of a second apart, before its deletion is said not to
 /// be durable; it is tried on.
-private let noteAttemptCountMax = 10
+let noteAttemptCountMax = 10
 /// Looks at a chunk that is wanted durable: others may write, delete or evict it meanwhile.
 private let storeAttemptCountMax = 16
 
@@ -90,7 +90,12 @@ extension SSDStore {
     private func storeHere(_ name: ChunkName) async -> Bool {
         guard storeCount < storeCountMax, !isStopping else { return false }
         storeCount += 1
-        defer { storeCount -= 1 }
+        // The directories stay open until it has ended.
+        taskCount += 1
+        defer {
+            storeCount -= 1
+            taskEnded()
+        }
         for _ in 0..<storeAttemptCountMax {
             while tier.presence(of: name, now: reactor.now()) == .onItsWay {
                 await recordsChanged.wait()

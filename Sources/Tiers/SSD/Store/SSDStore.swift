@@ -219,7 +219,7 @@ package actor SSDStore<R: Reactor> {
         }
     }
 
-    private func taskEnded() {
+    func taskEnded() {
         taskCount -= 1
         tasksChanged.notify()
     }
