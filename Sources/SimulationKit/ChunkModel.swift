@@ -130,8 +130,15 @@ final class ChunkModel {
                 if versions[key][index].answered == nil, !versions[key][index].isOpen {
                     versions[key][index].answered = now
                 }
-                if !keepingDeletions { versions[key][index].deleted = nil }
             }
+        }
+        if !keepingDeletions { forgetDeletions() }
+    }
+
+    /// Deletions so far may be lost: what said so is out of reach, or rotten.
+    func forgetDeletions() {
+        for key in versions.indices {
+            for index in versions[key].indices { versions[key][index].deleted = nil }
         }
     }
 

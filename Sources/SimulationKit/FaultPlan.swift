@@ -76,3 +76,24 @@ package struct DiskFaults: Sendable {
         slowMillisecondsMax = 1 << random.within(0...12)
     }
 }
+
+/// How often a disk did what a disk must not: shows what runs went through. A value.
+package struct DiskFaultCounts: Hashable, Sendable {
+    /// Reads, writes and synchronizations that failed with `EIO`.
+    package var readErrors = 0
+    package var writeErrors = 0
+    package var synchronizeErrors = 0
+    /// `ENOSPC`, of preallocations and writes.
+    package var spaceErrors = 0
+    /// Stored bits that flipped.
+    package var rottenBits = 0
+    /// Transfers that took longer than the disk's latency explains.
+    package var slowTransfers = 0
+    /// Writes that a crash undid, and such as it left in part.
+    package var lostWrites = 0
+    package var tornWrites = 0
+    /// Files of which a crash kept a write, in part at least, and not all of an earlier one.
+    package var reorderedFiles = 0
+
+    package init() {}
+}

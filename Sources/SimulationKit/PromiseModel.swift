@@ -12,7 +12,7 @@ final class PromiseModel {
         let since: Instant
         /// Until then.
         let until: Instant
-        /// Evictions of the node so far; the promise ends with the next one,
+        /// Evictions of the node before the PUT; the promise ends with the next one,
         let evictionCount: Int
         /// except that a pinned chunk is not evicted until then.
         var pinnedUntil = Instant(nanoseconds: 0)

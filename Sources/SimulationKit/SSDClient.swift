@@ -165,6 +165,8 @@ actor SSDClient {
         _ deadline: Instant
     ) async throws(ClientError) {
         let began = reactor.now()
+        // What is evicted while the answer is on its way may be this chunk.
+        let evictionCount = simulation.evictionCount
         let version = simulation.model.beginPut(
             key: key, byteCount: byteCount, timeToLive: timeToLive, at: began)
         let bytes = memory.bytes.prefix(byteCount)
@@ -182,7 +184,7 @@ actor SSDClient {
                 : try await client.put(label, bytes, deadline: deadline)
             note("PUT of version \(version): \(outcome)", key)
             judge(outcome, version, key, began)
-            if acknowledge == .ssd { promise(key, began) }
+            if acknowledge == .ssd { promise(key, began, evictionCount) }
         } catch {
             note("PUT of version \(version): \(error)", key)
             if error.kind == .refused, error.status == .notDurable {
@@ -223,12 +225,11 @@ actor SSDClient {
         }
     }
 
-    private func promise(_ key: Int, _ began: Instant) {
+    private func promise(_ key: Int, _ began: Instant, _ evictionCount: Int) {
         let now = reactor.now()
         let until = simulation.model.earliestExpiry(key: key, from: began, to: now)
         simulation.promises.stored(
-            key, began: began, at: now, until: until,
-            evictionCount: simulation.evictionCount)
+            key, began: began, at: now, until: until, evictionCount: evictionCount)
     }
 
     private static func layout(ofVersion version: Int) -> LayoutID {

@@ -27,10 +27,12 @@ package final class SSDSimulation: @unchecked Sendable {
     /// A stop may take this long beyond what it was given: a slow disk's last transfers.
     private static let stopMillisecondsMax: UInt64 = 60_000
 
-    /// Steps between two looks at the run: a tenth of them is a lot.
+    /// Steps of a life at most. Where the network carries segments of 64 bytes, and of all lives
+    /// the last one has most of the requests, hundreds of thousands are used; a livelock uses up
+    /// whatever there is.
     private static var limits: RunLimits {
         var limits = RunLimits()
-        limits.stepCountMax = 500_000
+        limits.stepCountMax = 3_000_000
         return limits
     }
 
@@ -47,6 +49,11 @@ package final class SSDSimulation: @unchecked Sendable {
 
     /// Runs it to the end; throws the first thing that must not be.
     package func run() throws(SimulationFailure) {
+        let disk = world.disk(of: SimulatedNode.host)
+        defer {
+            tally.add(disk.faultCounts)
+            disk.discard()
+        }
         do throws(SimulationFailure) {
             try runLives()
             try runLastLife()
@@ -119,8 +126,12 @@ package final class SSDSimulation: @unchecked Sendable {
 
     private func startNode() -> SimulatedNode {
         damageDisk()
-        let node = SimulatedNode(world: world, plan: plan, random: &random) { [self] event in
-            note("node: \(event.path): \(event.message)")
+        // Weak: tasks that a crash left waiting for ever hold what they were given.
+        let node = SimulatedNode(world: world, plan: plan, random: &random) { [weak self] event in
+            self?.note("node: \(event.path): \(event.message)")
+            if event.message.hasPrefix("the directory is empty") {
+                self?.count(.directoriesLeft)
+            }
         }
         lives.append(node)
         livingNode = node
@@ -144,9 +155,12 @@ package final class SSDSimulation: @unchecked Sendable {
             node.isServing || isDue || disk.operationCount >= operationCountMax
         }
         if node.isServing { noteOpening(node) }
+        forgive(node)
         if node.isServing, random.below(2) == 0 { startAudit() }
         if node.isServing, random.below(4) == 0 { startScrub(node) }
         if node.isServing, plan.rotsChunks { rotChunks(node) }
+        if node.isServing, plan.losesDirectories { loseDirectory(node) }
+        if node.isServing, plan.evacuates { evacuate(node) }
         try scheduler.run(limits: Self.limits) {
             isDue || disk.operationCount >= operationCountMax || clientsAreDone
         }
@@ -168,17 +182,28 @@ package final class SSDSimulation: @unchecked Sendable {
         tally[.segmentsScanned] += found.scannedSegmentCount
         tally[.chunksRecovered] += found.chunkCount
         let missingCount = plan.directoryCount - found.directoryCount
-        guard missingCount > 0 else { return }
         tally[.directoriesMissing] += missingCount
-        promises.forgetAll()
+        guard missingCount > 0 else { return }
         if !plan.isDestructive, plan.disk.writeErrorPermille == 0, !plan.isShortOfSpace {
             scheduler.fail("\(missingCount) directories are missing, and the disk was good")
         }
     }
 
+    /// What nobody may count on any more when a node had to start without some of its directories:
+    /// chunks in them, and deletions noted in them of chunks that lie elsewhere.
+    private func forgive(_ node: SimulatedNode) {
+        guard let found = node.found, found.directoryCount < plan.directoryCount else { return }
+        promises.forgetAll()
+        model.forgetDeletions()
+    }
+
     /// Where the chunks lie on the disk.
     private func notePlaces(_ node: SimulatedNode) {
         let segments = node.tier.segments()
+        let list = segments.map {
+            "\($0.directory)/\($0.fileSlot) \($0.state) \($0.serial) \($0.liveCount)"
+        }
+        note("segments (serial, chunks): \(list.joined(separator: "; "))")
         for key in 0..<SSDSimulationPlan.keyCount {
             let located = node.tier.locate(
                 .default, ChunkKey(simulated: key), now: scheduler.now, asUse: .doesNotCount)
@@ -221,6 +246,41 @@ package final class SSDSimulation: @unchecked Sendable {
         }
     }
 
+    /// Takes a directory out of reach while the node uses it, and perhaps gives it back.
+    private func loseDirectory(_ node: SimulatedNode) {
+        guard random.below(3) == 0 else { return }
+        let path = plan.directories[random.below(plan.directoryCount)]
+        let begin = random.below(2_000_000_000 as UInt64)
+        let end = begin + random.below(4_000_000_000 as UInt64)
+        let disk = world.disk(of: SimulatedNode.host)
+        scheduler.after(nanoseconds: begin) { [self] in
+            guard livingNode === node else { return }
+            tally[.directoriesLost] += 1
+            note("\(path) goes out of reach")
+            disk.lostDirectories.insert(path)
+        }
+        scheduler.after(nanoseconds: end) { [self] in
+            guard livingNode === node else { return }
+            note("\(path) is there again")
+            disk.lostDirectories.remove(path)
+        }
+    }
+
+    /// Has the node move a directory's chunks to the others and leave it, as an operator would; the
+    /// next life begins it anew.
+    private func evacuate(_ node: SimulatedNode) {
+        guard random.below(3) == 0 else { return }
+        let path = plan.directories[random.below(plan.directoryCount)]
+        scheduler.after(nanoseconds: random.below(3_000_000_000 as UInt64)) { [self] in
+            guard livingNode === node else { return }
+            node.storeReactor.start { [self] in
+                let status = await node.store.beginEvacuation(path)
+                note("evacuation of \(path): \(status)")
+                if status == .ok { tally[.evacuations] += 1 }
+            }
+        }
+    }
+
     private func startScrub(_ node: SimulatedNode) {
         let store = node.store
         node.storeReactor.start { await store.requestScrub(rate: nil) }
@@ -256,6 +316,7 @@ package final class SSDSimulation: @unchecked Sendable {
         let last = startNode()
         try scheduler.run(limits: Self.limits) { last.isServing }
         noteOpening(last)
+        forgive(last)
         startAudit()
         try scheduler.run(limits: Self.limits) { auditor.isIdle }
         try stop(last, mayCrash: false)
@@ -312,7 +373,7 @@ package final class SSDSimulation: @unchecked Sendable {
         tally[.writeFaults] += statistics.writeFaultCount
         tally[.readFaults] += statistics.readFaultCount
         tally[.mismatches] += statistics.checksumMismatchCount
-        model.restarted(at: scheduler.now, keepingDeletions: !plan.losesDeletions)
+        model.restarted(at: scheduler.now, keepingDeletions: !plan.rotsDeletions)
         promises.restarted(at: scheduler.now)
     }
 }

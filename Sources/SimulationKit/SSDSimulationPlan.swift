@@ -28,8 +28,10 @@ package struct SSDSimulationPlan: Sendable {
     package var network = NetworkFaults()
     /// Single bits of chunks that flip, between lives and during them.
     package var rotsChunks = false
-    /// Directories that are out of reach for a life of the node.
+    /// Directories that are out of reach for a life of the node, or a part of it.
     package var losesDirectories = false
+    /// An operator has directories evacuated.
+    package var evacuates = false
     /// Lives of the node at most.
     package var lifeCountMax: Int
 
@@ -52,6 +54,8 @@ package struct SSDSimulationPlan: Sendable {
         chunkByteCountMax = 1 << random.within(12...16)
         lifeCountMax = random.within(3...9)
         drawFaults(&random)
+        var later = SeededRandom(seed: seed ^ 0x6576_6163_7561_7465)
+        evacuates = directoryCount > 1 && later.below(4) == 0
     }
 
     private mutating func drawFaults(_ random: inout SeededRandom) {
@@ -86,8 +90,8 @@ package struct SSDSimulationPlan: Sendable {
             || entryCountMax < Self.keyCount
     }
 
-    /// Whether what the disk confirmed may be lost, deletions too.
-    var losesDeletions: Bool { disk.bitRotPermille > 0 || losesDirectories }
+    /// Whether what the disk confirmed may rot, deletions too.
+    var rotsDeletions: Bool { disk.bitRotPermille > 0 }
 
     /// Whether the file system has no room for what the capacity allows.
     var isShortOfSpace: Bool { disk.pageCountMax < Int.max }

@@ -16,7 +16,14 @@ package struct SSDSimulationTally: Hashable, Sendable, CustomStringConvertible {
         case recordsWritten, bytesRead, evictions, reinsertions, expirations
         case chunksSkipped, writeFaults, readFaults, mismatches
         case checkpointsUsed, segmentsScanned, chunksRecovered, directoriesMissing
+        /// Directories that went out of reach while the node used them.
+        case directoriesLost
+        /// Begun, and ended with an empty directory.
+        case evacuations, directoriesLeft
         case jobsOnPool
+        /// What the disk did; see `DiskFaultCounts`.
+        case readErrors, writeErrors, synchronizeErrors, spaceErrors, rottenBits, slowTransfers
+        case lostWrites, tornWrites, reorderedFiles
     }
 
     private var counts = [Int](repeating: 0, count: Counter.allCases.count)
@@ -31,6 +38,18 @@ package struct SSDSimulationTally: Hashable, Sendable, CustomStringConvertible {
     /// Adds another run's counts.
     package static func += (left: inout SSDSimulationTally, right: SSDSimulationTally) {
         for index in left.counts.indices { left.counts[index] += right.counts[index] }
+    }
+
+    mutating func add(_ counts: DiskFaultCounts) {
+        self[.readErrors] += counts.readErrors
+        self[.writeErrors] += counts.writeErrors
+        self[.synchronizeErrors] += counts.synchronizeErrors
+        self[.spaceErrors] += counts.spaceErrors
+        self[.rottenBits] += counts.rottenBits
+        self[.slowTransfers] += counts.slowTransfers
+        self[.lostWrites] += counts.lostWrites
+        self[.tornWrites] += counts.tornWrites
+        self[.reorderedFiles] += counts.reorderedFiles
     }
 
     package var description: String {

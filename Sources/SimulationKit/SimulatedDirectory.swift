@@ -96,6 +96,7 @@ package final class SimulatedDirectory: BlockDirectory, @unchecked Sendable {
             reactor.scheduler.isOnItsThread, "a simulated directory was used outside its thread")
         guard !reactor.hasVanished else { throw .cancelled }
         guard isOpen else { throw .closed }
+        guard !disk.isLost(path) else { throw .system(EIO) }
     }
 
     private func record(_ kind: SimulationTrace.Kind, size: Int = 0) {

@@ -20,8 +20,10 @@ package final class SimulatedDisk {
     var pageCount = 0
     /// Reads, writes, synchronizations and changes of directories so far: places for a crash.
     package internal(set) var operationCount = 0
-    /// Directories that cannot be opened.
+    /// Directories out of reach: they cannot be opened, and what is open there fails with `EIO`.
     package var lostDirectories: Set<String> = []
+    /// What went wrong so far.
+    package internal(set) var faultCounts = DiskFaultCounts()
 
     init(scheduler: SimulatedScheduler, faults: DiskFaults) {
         self.scheduler = scheduler
@@ -64,6 +66,18 @@ package final class SimulatedDisk {
         for blocks in files { blocks.crash() }
     }
 
+    /// Gives the memory of all files back, when nobody will look at them any more: tasks that a
+    /// crash left waiting for ever keep the handles that they had.
+    package func discard() {
+        for blocks in files { blocks.discard() }
+        files.removeAll()
+    }
+
+    /// Whether the file or directory is out of reach.
+    func isLost(_ path: String) -> Bool {
+        lostDirectories.contains { path == $0 || path.hasPrefix($0 + "/") }
+    }
+
     /// How long a transfer of `byteCount` takes.
     func delay(byteCount: Int) -> UInt64 {
         1 + random.below(UInt64(faults.latencyMicrosecondsMax) * 1_000)
@@ -74,6 +88,7 @@ package final class SimulatedDisk {
     func transferDelay(byteCount: Int) -> UInt64 {
         let isSlow = slowRandom.happens(permille: faults.slowPermille)
         let extra = slowRandom.below(UInt64(faults.slowMillisecondsMax) * 1_000_000 + 1)
+        if isSlow { faultCounts.slowTransfers += 1 }
         return delay(byteCount: byteCount) + (isSlow ? extra : 0)
     }
 }
@@ -102,6 +117,7 @@ extension SimulatedDisk {
         let blocks = try open(path, .readWrite)
         guard fails || !blocks.preallocate(byteCount: byteCount) else { return }
         if !wasThere { try remove(path) }
+        faultCounts.spaceErrors += 1
         throw .system(ENOSPC)
     }
 
@@ -341,13 +357,27 @@ final class SimulatedBlocks {
         var writes = unsynchronized
         unsynchronized.removeAll()
         disk.random.shuffle(&writes)
+        var oldestLost = UInt64.max
+        var newestKept: UInt64 = 0
         for write in writes {
-            switch disk.random.below(3) {
-            case 0: break
+            let fate = disk.random.below(3)
+            if fate != 1 { oldestLost = min(oldestLost, write.number) }
+            if fate != 0 { newestKept = max(newestKept, write.number) }
+            switch fate {
+            case 0: disk.faultCounts.lostWrites += 1
             case 1: writeDurable(write.bytes.bytes, at: write.offset)
-            default: tear(write)
+            default:
+                tear(write)
+                disk.faultCounts.tornWrites += 1
             }
         }
+        if newestKept > oldestLost { disk.faultCounts.reorderedFiles += 1 }
+    }
+
+    /// Forgets the content.
+    func discard() {
+        pages.removeAll()
+        unsynchronized.removeAll()
     }
 
     private func tear(_ write: Write) {
@@ -375,6 +405,7 @@ final class SimulatedBlocks {
             let place = Int(offset % UInt64(Self.pageByteCount))
             bytes.flip(bit: UInt8(1) << UInt8(bit % 8), at: place)
         }
+        disk.faultCounts.rottenBits += 1
     }
 
     private func readDurable(into buffer: PinnedBytes, at offset: UInt64) {

@@ -28,7 +28,10 @@ package final class SimulatedFile: BlockFile {
                 guard operation.isUnderWay else { return }
                 disk.operationCount += 1
                 disk.scheduler.record(.fileRead, reactor: reactor.index, size: buffer.count)
-                guard !disk.random.happens(permille: disk.faults.readErrorPermille) else {
+                guard !disk.random.happens(permille: disk.faults.readErrorPermille),
+                    !disk.isLost(blocks.path)
+                else {
+                    disk.faultCounts.readErrors += 1
                     return operation.end(.failure(.system(EIO)))
                 }
                 guard offset + UInt64(buffer.count) <= blocks.byteCount else {
@@ -61,10 +64,16 @@ package final class SimulatedFile: BlockFile {
                 guard operation.isUnderWay else { return }
                 disk.operationCount += 1
                 disk.scheduler.record(.fileWritten, reactor: reactor.index, size: bytes.count)
+                guard !disk.isLost(blocks.path) else {
+                    disk.faultCounts.writeErrors += 1
+                    return operation.end(.failure(.system(EIO)))
+                }
                 guard blocks.reserve(offset: offset, byteCount: bytes.count) else {
+                    disk.faultCounts.spaceErrors += 1
                     return operation.end(.failure(.system(ENOSPC)))
                 }
                 let fails = disk.random.happens(permille: disk.faults.writeErrorPermille)
+                if fails { disk.faultCounts.writeErrors += 1 }
                 // A write that failed may be there all the same.
                 if !fails || disk.random.below(2) == 0 { blocks.land(write) }
                 operation.end(fails ? .failure(.system(EIO)) : .success(bytes.count))
@@ -81,7 +90,10 @@ package final class SimulatedFile: BlockFile {
                 guard operation.isUnderWay else { return }
                 disk.operationCount += 1
                 disk.scheduler.record(.fileSynchronized, reactor: reactor.index)
-                guard !disk.random.happens(permille: disk.faults.synchronizeErrorPermille) else {
+                guard !disk.random.happens(permille: disk.faults.synchronizeErrorPermille),
+                    !disk.isLost(blocks.path)
+                else {
+                    disk.faultCounts.synchronizeErrors += 1
                     blocks.doom(upTo: number)
                     return operation.end(.failure(.system(EIO)))
                 }

@@ -6,7 +6,8 @@ import SimulationKit
 ///
 /// `kvsim FIRST COUNT PROGRESS` runs the seeds from FIRST on. What fails prints its seed and
 /// what led to it. PROGRESS is a file that names the seed under way, for the caller to know it when
-/// this process ends early. The last line counts.
+/// this process ends early. The last line counts seeds, the one before what happened in them. A
+/// seed does the same in each process that has SWIFT_DETERMINISTIC_HASHING=1 in its environment.
 @main
 enum Main {
     static func main() {
@@ -33,7 +34,7 @@ enum Main {
             }
             tally += simulation.tally
         }
-        print(tally)
+        print("counts: \(tally)")
         print("seeds=\(count) failures=\(failureCount)")
         exit(failureCount == 0 ? 0 : 1)
     }
