@@ -119,6 +119,8 @@ package actor SSDReader<R: Reactor> {
             }
             guard let checksum = await readPayload(at: located.place, into: reservation.bytes)
             else {
+                _ = consume reservation
+                guard tier.isAt(located.place, name) else { continue }
                 return .failure(.notFound)
             }
             if checksum == located.description.checksum {
@@ -219,11 +221,40 @@ package actor SSDReader<R: Reactor> {
         case refused(Status)
     }
 
+    /// What came of one look at a place.
+    private enum PartAttempt: ~Copyable {
+        case read(Part)
+        case refused(Status)
+        /// The chunk was not there any more when it had been read.
+        case moved
+    }
+
     /// Reads the stripes of a chunk in which `range` lies, and no others, checked by the checksums
-    /// that stand in the record's header.
+    /// that stand in the record's header. `busy` when the chunk does not stay anywhere.
     package func readPart(
         _ name: ChunkName, _ located: SSDTier.Located, _ range: Range<Int>, deadline: Instant
     ) async -> PartResult {
+        var latest = located
+        for _ in 0..<readAttemptCountMax {
+            switch await readPartOnce(name, latest, range, deadline: deadline) {
+            case .read(let part): return .read(part)
+            case .refused(let status): return .refused(status)
+            case .moved: break
+            }
+            let now = reactor.now()
+            guard now < deadline else { return .refused(.deadlineExceeded) }
+            guard
+                let again = tier.locate(name.namespace, name.key, now: now, asUse: .doesNotCount)
+            else { return .refused(.notFound) }
+            guard again.description == located.description else { return .refused(.busy) }
+            latest = again
+        }
+        return .refused(.busy)
+    }
+
+    private func readPartOnce(
+        _ name: ChunkName, _ located: SSDTier.Located, _ range: Range<Int>, deadline: Instant
+    ) async -> PartAttempt {
         let stripe = ChunkRecord.stripeByteCount(of: located.description.byteCount)
         let first = range.lowerBound / stripe
         let start = first * stripe
@@ -245,6 +276,7 @@ package actor SSDReader<R: Reactor> {
             try await file.read(into: header, at: block * blockByteCount)
             try await file.read(into: body, at: (block + 1) * blockByteCount + UInt64(start))
         } catch {
+            guard tier.isAt(located.place, name) else { return .moved }
             tier.noteRead(byteCount: 0, faulted: true)
             return .refused(.notFound)
         }
@@ -256,7 +288,7 @@ package actor SSDReader<R: Reactor> {
                 let bytes = body.slice(offset: offset, count: min(stripe, end - start - offset))
                 return Checksum.of(bytes) == RecordHeader.stripeChecksum(header, index)
             }
-        guard tier.isAt(located.place, name) else { return .refused(.notFound) }
+        guard tier.isAt(located.place, name) else { return .moved }
         guard isSound else {
             tier.condemn(located.place, name)
             reportMismatch(located.place)

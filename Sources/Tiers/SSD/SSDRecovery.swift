@@ -9,6 +9,12 @@ internal import Synchronization
 // SAFETY: confined to the store's executor; it crosses to tasks that run there alone.
 @safe
 final class SSDRecovery: @unchecked Sendable {
+    private struct OlderRecord {
+        let name: ChunkName
+        let sequence: UInt64
+        let segment: Int
+    }
+
     private let tier: SSDTier
     private let wallMilliseconds: UInt64
     /// Of the record in each row of the index.
@@ -21,6 +27,8 @@ final class SSDRecovery: @unchecked Sendable {
     /// Numbers may have been used that nobody found: a directory, a segment or a checkpoint is out
     /// of reach.
     private var mayMissNumbers = false
+    /// Records of chunks that have a later one.
+    private var older: [OlderRecord] = []
     /// Chunks that found no room in the index.
     private(set) var droppedCount = 0
 
@@ -55,7 +63,16 @@ final class SSDRecovery: @unchecked Sendable {
         if let deleted = deletions[name], deleted > entry.sequence { return }
         if let latest = unusable[name], latest > entry.sequence { return }
         if let row = state.index.find(name.namespace, name.key, state.bindings) {
-            guard sequences[Int(row)] < entry.sequence else { return }
+            let known = sequences[Int(row)]
+            guard known < entry.sequence else {
+                if known > entry.sequence {
+                    older.append(OlderRecord(name: name, sequence: entry.sequence, segment: slot))
+                }
+                return
+            }
+            older.append(
+                OlderRecord(
+                    name: name, sequence: known, segment: Int(state.index[row].segment)))
             state.drop(row)
         }
         guard let level = Level(rawValue: entry.level) else {
@@ -151,6 +168,10 @@ final class SSDRecovery: @unchecked Sendable {
             }
             for slot in state.segments.indices {
                 state.segments[slot].nextSequence = state.nextSequence
+            }
+            // No deletion ends them: they count again when the later record is gone.
+            for record in older where (deletions[record.name] ?? 0) < record.sequence {
+                state.segments[record.segment].hasUnindexedRecords = true
             }
             state.pins = pins.filter { $0.value.until > wallMilliseconds }
             for row in 0..<state.index.rowCount {

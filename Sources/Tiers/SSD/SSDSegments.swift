@@ -31,8 +31,11 @@ package struct SSDSegment: Hashable, Sendable {
     package var firstSequence: UInt64
     /// Greater than every sequence number in it; meaningful when it takes no more records.
     package var nextSequence: UInt64
-    /// A chunk of this segment was stored once more while the segment was to be erased: the index
-    /// names the new record alone.
+    /// Chunks of this segment were written once more elsewhere, so that it can be erased.
+    package var hasMovedChunks = false
+    /// Chunks of this segment have another record elsewhere, which is the one that the index names:
+    /// they were moved, or stored again, before it could not be erased. When the other record is
+    /// gone, this one counts again at the next start.
     package var hasUnindexedRecords = false
     /// It takes no more records and has no footer that counts: a start finds by reading all of it
     /// what of its records, also of those whose write failed, is whole.

@@ -102,6 +102,7 @@ extension SSDTier {
         state.withLock { state in
             state.statistics.reinsertionCount += 1
             state.statistics.writtenByteCount += blockCount * SSDFormat.blockByteCount
+            state.segments[Int(old.segment)].hasMovedChunks = true
             if let row = state.row(of: name, at: old) {
                 state.move(row, to: new)
                 state.index[row].useCount = 0
@@ -241,10 +242,21 @@ extension SSDTier {
         state.withLock { $0.segments[slot].lacksFooter = true }
     }
 
+    /// A segment that was to be erased stays: the records of chunks that were moved out of it
+    /// remain, whatever becomes of those elsewhere.
+    func noteUnindexedRecords(_ slot: Int) {
+        state.withLock { state in
+            if state.segments[slot].hasMovedChunks {
+                state.segments[slot].hasUnindexedRecords = true
+            }
+        }
+    }
+
     func setState(of slot: Int, to new: SSDSegment.State) {
         state.withLock { state in
             state.segments[slot].state = new
             guard new == .free else { return }
+            state.segments[slot].hasMovedChunks = false
             state.segments[slot].hasUnindexedRecords = false
             state.segments[slot].lacksFooter = false
         }

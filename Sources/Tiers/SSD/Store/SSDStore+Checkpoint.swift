@@ -10,14 +10,20 @@ extension SSDStore {
 
     /// Writes a checkpoint over the last one; a fault is reported, and the last one stays.
     func writeCheckpoint() async {
-        guard let lane = lanes.first(where: { !$0.isGone }), !isWritingCheckpoint else { return }
         // A chunk that the index has no room for is found by reading footers alone.
-        guard !tier.state.withLock({ $0.hasUnindexedRecords }) else { return }
+        guard !isCheckpointAwaited, !tier.state.withLock({ $0.hasUnindexedRecords }) else {
+            return
+        }
+        isCheckpointAwaited = true
+        while emptyingCount > 0 { await recordsChanged.wait() }
         isWritingCheckpoint = true
+        isCheckpointVoid = false
         defer {
             isWritingCheckpoint = false
+            isCheckpointAwaited = false
             recordsChanged.notify()
         }
+        guard let lane = lanes.first(where: { !$0.isGone }) else { return }
         sealedCount = 0
         let plan = planCheckpoint(lane)
         defer { tier.state.withLock { $0.bindings.isFrozen = false } }
@@ -134,7 +140,7 @@ extension SSDStore {
     private func awaitDeletions() async -> Bool {
         for sequence in tier.unsettledDeletions() {
             while !tier.isSettled(note: sequence) {
-                guard isWritable, !isStopping,
+                guard isWritable, !isStopping, !isCheckpointVoid,
                     failedNotes[sequence, default: 0] < noteAttemptCountMax
                 else { return false }
                 await notesChanged.wait()

@@ -105,7 +105,7 @@ extension SSDStore {
     /// Whether enough was sealed that the next start would take long without a checkpoint, and so
     /// much that writing one adds little.
     private var isCheckpointDue: Bool {
-        guard let lane = lanes.first, !isWritingCheckpoint else { return false }
+        guard let lane = lanes.first, !isCheckpointAwaited else { return false }
         let sealed = sealedCount * lane.segmentBlockCount * SSDFormat.blockByteCount
         let checkpoint = tier.statistics().chunkCount * CheckpointLayout.chunkByteCount
         return sealedCount >= configuration.checkpointSegmentCount && sealed >= 32 * checkpoint

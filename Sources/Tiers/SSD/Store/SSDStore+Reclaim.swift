@@ -82,7 +82,13 @@ extension SSDStore {
     /// written elsewhere, durably, before its header says that it is free.
     /// - Returns: whether it is free now.
     func empty(_ slot: Int, _ lane: SSDLane<R>, _ keeping: Keeping) async -> Bool {
-        guard let handle = files[slot] else { return false }
+        while isCheckpointAwaited { await recordsChanged.wait() }
+        guard let handle = files[slot], tier.segment(slot).state == .sealed else { return false }
+        emptyingCount += 1
+        defer {
+            emptyingCount -= 1
+            recordsChanged.notify()
+        }
         tier.setState(of: slot, to: .erasing)
         let file = reactor.attach(handle)
         defer { file.close() }
@@ -113,9 +119,13 @@ extension SSDStore {
         }
         guard await keep(entries, slot, file, lane, keeping) else {
             tier.setState(of: slot, to: .sealed)
+            tier.noteUnindexedRecords(slot)
             return false
         }
-        guard await erase(slot, header, file, lane) else { return false }
+        guard await erase(slot, header, file, lane) else {
+            tier.noteUnindexedRecords(slot)
+            return false
+        }
         await forget(slot, entries)
         lane.changed.notify()
         return true

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 internal import KVCore
+internal import Synchronization
 
 /// Going on in a sealed segment, where none is free and none can be made.
 ///
@@ -11,6 +12,8 @@ extension SSDStore {
     /// Opens the newest sealed segment that has room for a record.
     /// - Returns: whether there was one.
     func reopen(_ lane: SSDLane<R>, for record: RecordSize) async -> Bool {
+        // A checkpoint that is out of reach may come back, and tell that the segment is complete.
+        guard !tier.state.withLock({ $0.isDirectoryMissing }) else { return false }
         for slot in tier.sealedSegments(directory: lane.number).reversed() {
             guard !isOverdue, lane.isWritable, let handle = files[slot] else { return false }
             let file = reactor.attach(handle)
@@ -38,7 +41,12 @@ extension SSDStore {
     /// it take records.
     private func unseal(_ open: OpenSegment<R>, _ lane: SSDLane<R>) async -> Bool {
         // One that was begun before still counts the segment among the complete ones.
-        while isWritingCheckpoint { await recordsChanged.wait() }
+        // It may wait for notes that this is to make room for.
+        while isWritingCheckpoint {
+            isCheckpointVoid = true
+            notesChanged.notify()
+            await recordsChanged.wait()
+        }
         do throws(IOFault) {
             for lane in lanes where !lane.isGone {
                 let checkpoint = SSDFormat.checkpointName

@@ -85,6 +85,14 @@ package actor SSDStore<R: Reactor> {
     /// Segments sealed since the last checkpoint.
     var sealedCount = 0
     var isWritingCheckpoint = false
+    /// One is being written, or will be once no segment is being emptied; none is meanwhile. What a
+    /// checkpoint lists in one segment must not be found in another at the next start, and be gone
+    /// from there when the first one is still to be erased.
+    var isCheckpointAwaited = false
+    /// The one that is being written is not to be completed.
+    var isCheckpointVoid = false
+    /// Segments that are being emptied.
+    var emptyingCount = 0
     /// The lane that gets the next record, when several have room.
     private var nextLane = 0
 
