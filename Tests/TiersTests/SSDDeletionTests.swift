@@ -105,6 +105,17 @@ private final class DeletingTier {
         #expect(test.tier.unsettledDeletions() == [])
     }
 
+    @Test func `waits once, however often its segment is emptied in vain`() throws {
+        let test = DeletingTier()
+        try test.store(in: 0, block: 1)
+        #expect(test.remove() == .noted(2))
+        test.settleNotes()
+        for _ in 0..<3 { #expect(test.tier.renew(test.note(2), of: 1) == 2) }
+        #expect(test.tier.takeNotes().map(\.sequence) == [2])
+        #expect(test.tier.renew(test.note(2), of: 1) == 2)
+        #expect(!test.tier.hasNotes, "it is being written")
+    }
+
     @Test func `is noted of a chunk whose former record may outlive the latter`() throws {
         let test = DeletingTier()
         try test.store(in: 0, block: 1)

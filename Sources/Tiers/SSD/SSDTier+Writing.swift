@@ -181,6 +181,8 @@ extension SSDTier {
                 : (entry.kind == .delete || entry.expiry == 0)
                     && state.mayHoldOlderRecords(than: entry.sequence, besides: segment)
             guard isWanted else { return nil }
+            // It waits since an attempt before this one, perhaps because there is no room.
+            guard state.unsettledNotes[entry.sequence] == nil else { return entry.sequence }
             let note = NoteRecord(
                 kind: entry.kind == .delete ? .delete : .pin, until: entry.expiry,
                 namespace: entry.namespace, key: entry.key)

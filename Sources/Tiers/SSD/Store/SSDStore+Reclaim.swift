@@ -106,6 +106,7 @@ extension SSDStore {
             // Without its notes it cannot be erased; others can.
             guard error != .cancelled else {
                 tier.setState(of: slot, to: .sealed)
+                noteEnd()
                 return false
             }
             tier.setState(of: slot, to: .unknown)

@@ -32,7 +32,7 @@ extension SSDStore {
             let scanner = SegmentScanner<R>(file: file, blockCount: Int(header.blockCount))
             return try await scanner.readFooter(of: header)
         } catch {
-            tier.count { $0.readFaultCount += 1 }
+            if error == .cancelled { noteEnd() } else { tier.count { $0.readFaultCount += 1 } }
             return nil
         }
     }

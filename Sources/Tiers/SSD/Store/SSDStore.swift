@@ -261,7 +261,7 @@ package actor SSDStore<R: Reactor> {
     /// A read, write or synchronization of a lane failed: it stands still for a while.
     func fault(_ fault: IOFault, _ lane: SSDLane<R>, _ what: String) {
         tier.count { $0.writeFaultCount += 1 }
-        guard fault != .cancelled else { return }
+        guard fault != .cancelled else { return noteEnd() }
         let isNew = lane.retryAt == nil
         lane.faultCount += 1
         let rounds = 10 * min(60, 1 << min(lane.faultCount - 1, 6)) as UInt64
@@ -277,6 +277,13 @@ package actor SSDStore<R: Reactor> {
         }
         lane.changed.notify()
         notesChanged.notify()
+    }
+
+    /// The reactor has ended: whatever is tried from now on fails at once.
+    func noteEnd() {
+        guard !isOverdue else { return }
+        isOverdue = true
+        wakeAll()
     }
 
     func countFailedDirectories() {
