@@ -108,6 +108,27 @@ extension Data {
         #expect(directories.files() == names)
     }
 
+    @Test func `is left out when it cannot be listed`() async throws {
+        let directories = try TestDirectories()
+        let options = StoreOptions(directories)
+        try await makeStore(options)
+        // The first look is for the identity.
+        let count = options.calls.counts[.fileNames, default: 0]
+        options.calls.arm(.failure(EIO), .fileNames, after: count + 1)
+        try await withStore(options) { test in
+            #expect(test.found.directoryCount == 0)
+            #expect(test.eventCount(.unavailable) == 1)
+            #expect(test.tier.statistics().failedDirectoryCount == 1)
+            #expect(await !test.putDurably(20))
+            #expect(await test.read(20) == .ok)
+        }
+        try await withStore(options) { test in
+            for number in 0..<10 as Range<UInt64> {
+                #expect(await test.readFromDisk(number) == .ok)
+            }
+        }
+    }
+
     @Test func `keeps the size that its segments had at first`() async throws {
         let directories = try TestDirectories()
         let options = StoreOptions(directories)
@@ -292,6 +313,7 @@ extension Data {
         options.calls.arm(.failure(EIO), .open, after: 4 + options.calls.counts[.open, default: 0])
         try await withStore(options, end: .kill) { test in
             #expect(test.eventCount(.fault) == 1, "\(test.events)")
+            #expect(test.tier.statistics().readFaultCount == 1)
             #expect(await test.store.beginEvacuation(directories.paths[0]) == .ok)
             try await test.until("it is over") { $0.eventCount(.fault) == 2 }
             #expect(test.eventCount(.finished) == 0)

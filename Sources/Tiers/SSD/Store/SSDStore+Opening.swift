@@ -65,7 +65,7 @@ extension SSDStore {
                     "\(recovery.droppedCount) chunks were left out: the index has room for "
                         + "\(tier.configuration.entryCountMax); raise ssd.capacity"))
         }
-        found.directoryCount = lanes.count
+        found.directoryCount = lanes.count { !$0.isGone }
         found.segmentCount = candidates.count
         found.chunkCount = tier.statistics().chunkCount
         return found
@@ -255,6 +255,7 @@ extension SSDStore {
             lane.isGone = true
             lane.directory.close()
             tier.state.withLock { $0.isDirectoryMissing = true }
+            countFailedDirectories()
             report(SSDEvent(.unavailable, lane.path, "the directory cannot be listed (\(error))"))
             return []
         }
@@ -288,6 +289,7 @@ extension SSDStore {
                 report(SSDEvent(.foreignFile, lane.path, "\(name) was left alone: \(why)"))
             case .unreadable(let fault):
                 lane.hasUnreadableSegments = true
+                tier.count { $0.readFaultCount += 1 }
                 tier.state.withLock { $0.isDirectoryMissing = true }
                 report(SSDEvent(.fault, lane.path, "\(name) cannot be read (\(fault))"))
             case .usable(let header, let handle):
