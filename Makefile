@@ -26,7 +26,7 @@ bench:  ## Compare with a blocking C server, memcached and Redis
 	swift build -c release --product kvstored
 	dev/bench
 
-bench-redis:  ## Compare the RESP listener with Redis, both under redis-benchmark
+bench-redis:  ## Compare the RESP listener with Redis
 	dev/setup --bench
 	swift build -c release --product kvstored
 	dev/bench-redis
