@@ -32,6 +32,8 @@ PARSER.add_argument("--rounds", type=int, default=6)
 PARSER.add_argument("--repeats", type=int, default=3)
 PARSER.add_argument("--systems", default="redis,resp,plugin,plugin-tcp")
 PARSER.add_argument("--memory-mebibytes", type=int, default=3072)
+PARSER.add_argument("--redis-io-threads", type=int, default=1,
+                    help="more than one spin, which costs them where cores are few")
 PARSER.add_argument("--kvstored", help="the daemon to measure")
 PARSER.add_argument("--json", help="file for all rows")
 PARSER.add_argument("--judge", action="store_true",
@@ -100,7 +102,7 @@ class Systems:
             command = [
                 shutil.which("redis-server") or "redis-server", "--bind", "127.0.0.1", "--port",
                 str(self.redis_port), "--save", "", "--appendonly", "no", "--io-threads",
-                str(os.cpu_count()), "--maxmemory", f"{arguments.memory_mebibytes}mb",
+                str(arguments.redis_io_threads), "--maxmemory", f"{arguments.memory_mebibytes}mb",
                 "--maxmemory-policy", "allkeys-lru", "--dir", folder]
             print("redis:", " ".join(command[1:]))
             stack.enter_context(running(
