@@ -14,6 +14,8 @@ extension SSDStore {
         guard !isCheckpointAwaited, !tier.state.withLock({ $0.hasUnindexedRecords }) else {
             return
         }
+        // An evacuation waits for room that reclaim makes elsewhere, which would wait for this.
+        guard !lanes.contains(where: { $0.isEvacuating && !$0.isGone }) else { return }
         isCheckpointAwaited = true
         while emptyingCount > 0 { await recordsChanged.wait() }
         isWritingCheckpoint = true
