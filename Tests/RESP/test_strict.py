@@ -151,7 +151,7 @@ def test_what_exists_found_is_there_for_the_get():
 
 
 def test_leases_end_and_are_bounded():
-    with conftest.running("--resp-lmcache-strict-replies", "true", "--resp-lease", "300ms",
+    with conftest.running("--resp-lmcache-strict-replies", "true", "--resp-lease", "3s",
                           budget="24MiB") as daemon:
         with Worker(daemon.port) as worker:
             for number in range(12):
