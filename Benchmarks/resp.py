@@ -62,7 +62,8 @@ def parse_arguments():
     parser.add_argument("--judge", action="store_true",
                         help="exit 1 when a figure that must hold does not")
     arguments = parser.parse_args()
-    for name, (full, quick) in {"rounds": (5, 1), "mebibytes": (1024, 8), "milliseconds": (300, 30)}.items():
+    sizes = {"rounds": (5, 1), "mebibytes": (1024, 8), "milliseconds": (300, 30)}
+    for name, (full, quick) in sizes.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, quick if arguments.quick else full)
     return arguments
@@ -176,8 +177,8 @@ def report(client, cell, told):
                   in zip(told["kvstore", operation], told["redis", operation])]
         ratio = statistics.median(ratios)
         verdicts.append(ratio >= bound)
-        print(f"{CLIENTS[client]}-ratio: op={operation} value_bytes={value_bytes} clients={clients} "
-              f"pipeline={pipeline} ratio={ratio:.2f} min={min(ratios):.2f} "
+        print(f"{CLIENTS[client]}-ratio: op={operation} value_bytes={value_bytes} "
+              f"clients={clients} pipeline={pipeline} ratio={ratio:.2f} min={min(ratios):.2f} "
               f"max={max(ratios):.2f} bound={bound} holds={str(verdicts[-1]).lower()}", flush=True)
     return verdicts
 

@@ -122,7 +122,8 @@ import Testing
             }
         }
         try world.scheduler.runUntilQuiescent()
-        #expect(outcomes.value == ["deadlineExceeded", "3", "closed"])
+        #expect(
+            outcomes.value == ["\(IOFault.deadlineExceeded)", "3", "\(IOFault.closed)"])
         try world.end()
     }
 }
