@@ -107,3 +107,5 @@ int clinux_directory_lock(int directory, const char *name) {
     close(descriptor);
     return -error;
 }
+
+void clinux_directory_unlock(int descriptor) { flock(descriptor, LOCK_UN); }

@@ -137,7 +137,10 @@ package final class RingDirectory: BlockDirectory {
     }
 
     package func close() {
-        state.withLock { $0 = State() }
+        state.withLock { state in
+            if let lock = state.lock { clinux_directory_unlock(lock.descriptor) }
+            state = State()
+        }
     }
 
     /// Runs `body` with the descriptor, which stays open meanwhile; a negative result is an errno.

@@ -167,6 +167,19 @@ private func withDirectory(
         }
     }
 
+    @Test func `is given back also where a process that was forked has its lock`() async throws {
+        try await withDirectory { shard, directory in
+            let first = try shard.reactor.openDirectory(directory.path)
+            try first.lock()
+            // As the child has it between fork and exec.
+            let copies = descriptors(of: directory.path + "/lock").map { dup($0) }
+            #expect(copies.count == 1)
+            first.close()
+            try directory.lock()
+            for copy in copies { close(copy) }
+        }
+    }
+
     @Test func `knows the room on its disk`() async throws {
         try await withDirectory { _, directory in
             let byteCount = try directory.freeByteCount()
@@ -175,12 +188,14 @@ private func withDirectory(
     }
 }
 
+private func descriptorCount(of path: String) -> Int { descriptors(of: path).count }
+
 /// Descriptors of this process that refer to the file at `path`.
-private func descriptorCount(of path: String) -> Int {
+private func descriptors(of path: String) -> [Int32] {
     var file = stat()
     #expect(unsafe stat(path, &file) == 0)
     // The lowest free number is the next one, so that ours are among the first.
-    return (0..<Int32(8_192)).count { descriptor in
+    return (0..<Int32(8_192)).filter { descriptor in
         var status = stat()
         // SAFETY: both calls fill a structure of ours.
         return unsafe fstat(descriptor, &status) == 0 && status.st_ino == file.st_ino

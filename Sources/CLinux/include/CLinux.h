@@ -206,6 +206,9 @@ int64_t clinux_directory_free_byte_count(int directory);
 // Creates the file when missing and locks it; returns a descriptor that holds the lock, or
 // -EWOULDBLOCK when somebody else has it.
 int clinux_directory_lock(int directory, const char *name);
+// Gives a lock back, also where a process that was forked meanwhile has the descriptor too, as it
+// does until it calls exec; closing would leave it locked as long. The descriptor stays open.
+void clinux_directory_unlock(int descriptor);
 
 // Starts a thread with all signals blocked; `cpu` < 0: any.
 int clinux_thread_start(
