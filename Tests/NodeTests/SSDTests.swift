@@ -26,12 +26,24 @@ extension WorldOptions {
 }
 
 extension Client {
+    /// Stores a chunk whose bytes live as long as the call: an owner whose last use comes before an
+    /// `await` is freed there.
+    fileprivate func put(_ label: ChunkLabel, of bytes: OwnedBytes) async throws -> PutOutcome {
+        try await put(label, bytes.bytes, deadline: soon)
+    }
+
+    fileprivate func putInPlace(
+        _ label: ChunkLabel, of bytes: OwnedBytes
+    ) async throws -> PutOutcome {
+        try await putInPlace(label, bytes.bytes, deadline: soon)
+    }
+
     /// Stores chunks durably, over the socket.
     fileprivate func putDurably(_ numbers: Range<UInt64>) async throws {
         for number in numbers {
             let bytes = chunk(number, count: byteCount)
             let outcome = try await put(
-                ChunkLabel(key: key(number), acknowledge: .ssd), bytes.bytes, deadline: soon)
+                ChunkLabel(key: key(number), acknowledge: .ssd), of: bytes)
             #expect(outcome == .stored)
         }
     }
@@ -39,7 +51,7 @@ extension Client {
     fileprivate func put(_ numbers: Range<UInt64>) async throws {
         for number in numbers {
             let bytes = chunk(number, count: byteCount)
-            _ = try await put(ChunkLabel(key: key(number)), bytes.bytes, deadline: soon)
+            _ = try await put(ChunkLabel(key: key(number)), of: bytes)
         }
     }
 
@@ -95,7 +107,7 @@ extension Client {
             let client = world.client()
             let bytes = chunk(1, count: 900_000)
             let label = ChunkLabel(key: key(1), acknowledge: .ssd)
-            _ = try await client.put(label, bytes.bytes, deadline: client.soon)
+            _ = try await client.put(label, of: bytes)
             world.forget(1..<2)
             for (offset, count) in [(0, 1), (65_535, 2), (500_000, 100_000), (899_999, 1)] {
                 let before = world.ssdReadByteCount
@@ -176,13 +188,13 @@ extension Client {
                 let bytes = chunk(number, count: byteCount)
                 let label = ChunkLabel(key: key(number), acknowledge: .ssd)
                 #expect(
-                    try await client.put(label, bytes.bytes, deadline: client.soon) == .exists)
+                    try await client.put(label, of: bytes) == .exists)
             }
             // In memory and on SSD, on SSD alone, in memory alone, nowhere.
             world.forget(1..<2)
             let keys = [key(0), key(1), key(11), key(12)]
             _ = try await client.put(
-                ChunkLabel(key: key(11)), chunk(11, count: 10).bytes, deadline: client.soon)
+                ChunkLabel(key: key(11)), of: chunk(11, count: 10))
             let statuses = try await client.delete(keys, deadline: client.soon)
             #expect(statuses == [.ok, .ok, .ok, .notFound])
             #expect(try await client.tiers(0..<2) == [nil, nil])
@@ -196,7 +208,7 @@ extension Client {
             world.forget(2..<3)
             let bytes = chunk(2, count: byteCount)
             let label = ChunkLabel(key: key(2), acknowledge: .ssd)
-            #expect(try await client.put(label, bytes.bytes, deadline: client.soon) == .exists)
+            #expect(try await client.put(label, of: bytes) == .exists)
             client.close()
         }
     }
@@ -208,10 +220,10 @@ extension Client {
             let client = world.client()
             let bytes = chunk(1, count: byteCount)
             let label = ChunkLabel(key: key(1), acknowledge: .ssd)
-            let first = try await client.putInPlace(label, bytes.bytes, deadline: client.soon)
+            let first = try await client.putInPlace(label, of: bytes)
             #expect(first == .stored && world.isOnSSD(1))
             world.forget(1..<2)
-            let second = try await client.putInPlace(label, bytes.bytes, deadline: client.soon)
+            let second = try await client.putInPlace(label, of: bytes)
             #expect(second == .exists)
             client.close()
         }
@@ -230,8 +242,7 @@ extension Client {
             let bytes = chunk(1, count: byteCount)
             let error = await clientError {
                 _ = try await client.put(
-                    ChunkLabel(key: key(1), acknowledge: .ssd), bytes.bytes,
-                    deadline: client.soon)
+                    ChunkLabel(key: key(1), acknowledge: .ssd), of: bytes)
             }
             #expect(error?.kind == .refused && error?.status == .notDurable)
             #expect(try await client.found([1]) == [1])
