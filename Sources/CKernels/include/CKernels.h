@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "CKernelsCodec.h"
+
 /// XXH3-64 with seed 0 of `byte_count` bytes; the CPU's widest vector unit is picked at run time.
 uint64_t ckernels_xxh3_64(const void *bytes, size_t byte_count);
 

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The kernels for AVX-512: one layer of vector operations under the common bodies.
+#if defined(__x86_64__)
+
+#include "lanes_avx512.h"
+
+#include "kernel_set.h"
+#include "rans_body.h"
+#include "scaled_body.h"
+#include "split_body.h"
+
+const struct kernel_set ckernels_avx512_set = {
+    .vector_width = WIDTH,
+    .rans_decode = rans_decode,
+    .rans_encode = rans_encode,
+    .quantise = quantise,
+    .restore = restore,
+    .split = split,
+    .join = join,
+};
+
+#else
+typedef int ckernels_no_avx512;
+#endif

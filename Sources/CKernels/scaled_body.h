@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Mode S over any vector unit: floats to packed symbols and back. Included once per unit, after its
+// lanes_*.h. Loops over element types and pairings are written once and inlined with constants.
+
+#include "CKernelsCodec.h"
+
+/// Where escapes go.
+struct escape_list {
+    ckernels_escape *entries;
+    size_t count;
+    size_t limit;
+    int is_unfit;
+};
+
+/// Lists one escape per set bit of `mask`: the exact quantised values stand in `values`.
+static inline void list_escapes(
+    struct escape_list *list, uint32_t mask, uint32_t position, const float *values) {
+    for (; mask != 0; mask &= mask - 1) {
+        uint32_t lane = (uint32_t)__builtin_ctz(mask);
+        float value = values[lane];
+        // What is no number fails both comparisons.
+        int is_fit = value > -QUANTISED_LIMIT && value < QUANTISED_LIMIT;
+        if (!is_fit || list->count == list->limit) {
+            list->is_unfit = 1;
+            return;
+        }
+        list->entries[list->count] = (ckernels_escape){position + lane, (int32_t)value};
+        list->count += 1;
+    }
+}
+
+LANES f32v load_element(const uint8_t *from, uint32_t element, uint32_t channel) {
+    if (element == CKERNELS_FLOAT16) return load_half(from + 2 * (size_t)channel);
+    if (element == CKERNELS_BFLOAT16) return load_bfloat(from + 2 * (size_t)channel);
+    return load_single(from + 4 * (size_t)channel);
+}
+
+LANES void store_element(uint8_t *to, uint32_t element, uint32_t channel, f32v x) {
+    if (element == CKERNELS_FLOAT16) {
+        store_half(to + 2 * (size_t)channel, x);
+    } else if (element == CKERNELS_BFLOAT16) {
+        store_bfloat(to + 2 * (size_t)channel, x);
+    } else {
+        store_single(to + 4 * (size_t)channel, x);
+    }
+}
+
+/// Symbols of one vector of columns in one row; `position` is that of its first column.
+LANES u32v quantise_vector(
+    f32v x, const ckernels_scaled_columns *columns, uint32_t column, uint32_t position,
+    struct escape_list *escapes) {
+    f32v scaled = multiply(
+        subtract(x, load_floats(columns->means + column)),
+        load_floats(columns->scales + column));
+    u32v symbol = rounded(scaled);
+    uint32_t mask = outside(
+        symbol, load_words((const uint32_t *)columns->lowest + column),
+        load_words((const uint32_t *)columns->highest + column));
+    if (__builtin_expect(mask != 0, 0)) {
+        float exact[WIDTH];
+        uint32_t whole[WIDTH];
+        store_single(exact, scaled);
+        store_words(whole, symbol);
+        for (int lane = 0; lane < WIDTH; lane++) {
+            // Conversions saturate at int32; the float tells whether it did.
+            int is_exact = exact[lane] > -QUANTISED_LIMIT && exact[lane] < QUANTISED_LIMIT;
+            if (is_exact) exact[lane] = (float)(int32_t)whole[lane];
+        }
+        list_escapes(escapes, mask, position, exact);
+        symbol = pick(mask, symbol, splat((uint32_t)CKERNELS_ESCAPE));
+    }
+    return both(symbol, splat(0xFF));
+}
+
+/// What the rows of one head share.
+struct head_view {
+    uint8_t *start;
+    ptrdiff_t row_stride;
+    uint32_t row;
+    uint32_t first_column;
+    uint32_t half;
+    uint32_t rotated_from;
+    uint32_t column_count;
+};
+
+LANES struct head_view view_head(
+    const ckernels_tensor *tensor, const ckernels_scaled_columns *columns, uint32_t row,
+    uint32_t head) {
+    return (struct head_view){
+        .start = tensor->start + (ptrdiff_t)head * tensor->head_stride
+            + (ptrdiff_t)row * tensor->row_stride,
+        .row_stride = tensor->row_stride,
+        .row = row,
+        .first_column = head * tensor->head_width,
+        .half = columns->rotated_width / 2,
+        .rotated_from = columns->rotated_from,
+        .column_count = tensor->head_count * tensor->head_width,
+    };
+}
+
+/// Quantises the channels from `low` to `high`, which are not rotated.
+LANES void quantise_plain(
+    const struct head_view *view, const ckernels_scaled_columns *columns, uint32_t low,
+    uint32_t high, uint32_t rows, uint32_t element, uint32_t *packed,
+    struct escape_list *escapes) {
+    for (uint32_t i = low; i < high; i += WIDTH) {
+        u32v symbols = splat(0);
+        uint32_t column = view->first_column + i;
+        const uint8_t *from = view->start;
+        for (uint32_t r = 0; r < rows; r++, from += view->row_stride) {
+            uint32_t position = (view->row + r) * view->column_count + column;
+            u32v symbol = quantise_vector(
+                load_element(from, element, i), columns, column, position, escapes);
+            symbols = either(symbols, left(symbol, (int)(8 * r)));
+        }
+        store_words(packed + column, symbols);
+    }
+}
+
+/// Turns the rotated channels back and quantises them.
+LANES void quantise_rotated(
+    const struct head_view *view, const ckernels_scaled_columns *columns, uint32_t rows,
+    uint32_t element, int is_interleaved, uint32_t *packed, struct escape_list *escapes) {
+    uint32_t half = view->half, base = view->rotated_from;
+    for (uint32_t i = 0; i < half; i += WIDTH) {
+        u32v left_symbols = splat(0), right_symbols = splat(0);
+        uint32_t column = view->first_column + base + i;
+        const uint8_t *from = view->start;
+        for (uint32_t r = 0; r < rows; r++, from += view->row_stride) {
+            f32v a = load_element(from, element, base + (is_interleaved ? 2 * i : i));
+            f32v b = load_element(
+                from, element, base + (is_interleaved ? 2 * i + WIDTH : half + i));
+            if (is_interleaved) unzip(&a, &b);
+            f32v cosine = load_floats(columns->cosines + (size_t)(view->row + r) * half + i);
+            f32v sine = load_floats(columns->sines + (size_t)(view->row + r) * half + i);
+            f32v x = add(multiply(a, cosine), multiply(b, sine));
+            f32v y = subtract(multiply(b, cosine), multiply(a, sine));
+            uint32_t position = (view->row + r) * view->column_count + column;
+            u32v symbol = quantise_vector(x, columns, column, position, escapes);
+            left_symbols = either(left_symbols, left(symbol, (int)(8 * r)));
+            symbol = quantise_vector(y, columns, column + half, position + half, escapes);
+            right_symbols = either(right_symbols, left(symbol, (int)(8 * r)));
+        }
+        store_words(packed + column, left_symbols);
+        store_words(packed + column + half, right_symbols);
+    }
+}
+
+/// Quantises four rows (or fewer, the tensor's last) of one head.
+LANES void quantise_head(
+    const ckernels_tensor *tensor, const ckernels_scaled_columns *columns, uint32_t row,
+    uint32_t head, uint32_t element, int is_interleaved, uint32_t *packed,
+    struct escape_list *escapes) {
+    struct head_view view = view_head(tensor, columns, row, head);
+    uint32_t rows = tensor->row_count - row < 4 ? tensor->row_count - row : 4;
+    uint32_t low = view.rotated_from, high = low + 2 * view.half;
+    quantise_plain(&view, columns, 0, low, rows, element, packed, escapes);
+    quantise_rotated(&view, columns, rows, element, is_interleaved, packed, escapes);
+    quantise_plain(
+        &view, columns, high, tensor->head_width, rows, element, packed, escapes);
+}
+
+KERNEL int64_t quantise(
+    const ckernels_tensor *tensor, const ckernels_scaled_columns *columns, uint32_t *packed,
+    ckernels_escape *entries, size_t limit) {
+    struct escape_list escapes = {entries, 0, limit, 0};
+    int is_interleaved = columns->is_interleaved != 0;
+    for (uint32_t row = 0; row < tensor->row_count; row += 4, packed += columns->pitch) {
+        for (uint32_t head = 0; head < tensor->head_count; head++) {
+#define QUANTISE(element, pairing) \
+    quantise_head(tensor, columns, row, head, element, pairing, packed, &escapes)
+            if (is_interleaved) {
+                QUANTISE(tensor->element, 1);
+            } else if (tensor->element == CKERNELS_FLOAT16) {
+                QUANTISE(CKERNELS_FLOAT16, 0);
+            } else if (tensor->element == CKERNELS_BFLOAT16) {
+                QUANTISE(CKERNELS_BFLOAT16, 0);
+            } else {
+                QUANTISE(CKERNELS_FLOAT32, 0);
+            }
+#undef QUANTISE
+        }
+        if (escapes.is_unfit) return -1;
+    }
+    return (int64_t)escapes.count;
+}
+
+/// Symbol `r` of each lane times step plus mean.
+LANES f32v scaled(u32v symbols, uint32_t r, f32v step, f32v mean) {
+    u32v symbol = signed_right(left(symbols, (int)(24 - 8 * r)), 24);
+    return add(multiply(float_of_int(symbol), step), mean);
+}
+
+/// Restores the channels from `low` to `high`, which are not rotated.
+LANES void restore_plain(
+    const struct head_view *view, const ckernels_scaled_columns *columns, uint32_t low,
+    uint32_t high, uint32_t rows, uint32_t element, const uint32_t *packed) {
+    for (uint32_t i = low; i < high; i += WIDTH) {
+        uint32_t column = view->first_column + i;
+        u32v symbols = gather(packed, load_words(columns->positions + column));
+        f32v step = load_floats(columns->scales + column);
+        f32v mean = load_floats(columns->means + column);
+        uint8_t *to = view->start;
+        UNROLL_ROWS
+        for (uint32_t r = 0; r < rows; r++, to += view->row_stride) {
+            store_element(to, element, i, scaled(symbols, r, step, mean));
+        }
+    }
+}
+
+/// Restores and turns the rotated channels.
+LANES void restore_rotated(
+    const struct head_view *view, const ckernels_scaled_columns *columns, uint32_t rows,
+    uint32_t element, int is_interleaved, const uint32_t *packed) {
+    uint32_t half = view->half, base = view->rotated_from;
+    for (uint32_t i = 0; i < half; i += WIDTH) {
+        uint32_t column = view->first_column + base + i;
+        u32v left_symbols = gather(packed, load_words(columns->positions + column));
+        u32v right_symbols = gather(packed, load_words(columns->positions + column + half));
+        f32v left_step = load_floats(columns->scales + column);
+        f32v left_mean = load_floats(columns->means + column);
+        f32v right_step = load_floats(columns->scales + column + half);
+        f32v right_mean = load_floats(columns->means + column + half);
+        const float *cosines = columns->cosines + (size_t)view->row * half + i;
+        const float *sines = columns->sines + (size_t)view->row * half + i;
+        uint8_t *to = view->start;
+        UNROLL_ROWS
+        for (uint32_t r = 0; r < rows; r++, to += view->row_stride) {
+            f32v x = scaled(left_symbols, r, left_step, left_mean);
+            f32v y = scaled(right_symbols, r, right_step, right_mean);
+            f32v cosine = load_floats(cosines + (size_t)r * half);
+            f32v sine = load_floats(sines + (size_t)r * half);
+            f32v a = subtract(multiply(x, cosine), multiply(y, sine));
+            f32v b = add(multiply(y, cosine), multiply(x, sine));
+            if (is_interleaved) zip(&a, &b);
+            store_element(to, element, base + (is_interleaved ? 2 * i : i), a);
+            store_element(to, element, base + (is_interleaved ? 2 * i + WIDTH : half + i), b);
+        }
+    }
+}
+
+/// Restores `rows` rows of one head.
+LANES void restore_head(
+    const ckernels_tensor *tensor, const ckernels_scaled_columns *columns, uint32_t row,
+    uint32_t head, uint32_t element, int is_interleaved, uint32_t rows, const uint32_t *packed) {
+    struct head_view view = view_head(tensor, columns, row, head);
+    uint32_t low = view.rotated_from, high = low + 2 * view.half;
+    restore_plain(&view, columns, 0, low, rows, element, packed);
+    restore_rotated(&view, columns, rows, element, is_interleaved, packed);
+    restore_plain(&view, columns, high, tensor->head_width, rows, element, packed);
+}
+
+/// Symbols of `rows` rows of one head as they are, in natural order of channels.
+LANES void copy_symbols(
+    const struct head_view *view, const ckernels_scaled_columns *columns, uint32_t head_width,
+    uint32_t rows, const uint32_t *packed) {
+    for (uint32_t i = 0; i < head_width; i++) {
+        uint32_t symbols = packed[columns->positions[view->first_column + i]];
+        uint32_t channel = i, pair = i - view->rotated_from;
+        if (columns->is_interleaved && pair < 2 * view->half) {
+            channel = pair < view->half ? 2 * pair : 2 * (pair - view->half) + 1;
+            channel += view->rotated_from;
+        }
+        for (uint32_t r = 0; r < rows; r++) {
+            view->start[(ptrdiff_t)r * view->row_stride + channel] = (uint8_t)(symbols >> (8 * r));
+        }
+    }
+}
+
+KERNEL void restore(
+    const ckernels_tensor *tensor, const ckernels_scaled_columns *columns,
+    const uint32_t *packed) {
+    int is_interleaved = columns->is_interleaved != 0;
+    for (uint32_t row = 0; row < tensor->row_count; row += 4, packed += columns->pitch) {
+        uint32_t rows = tensor->row_count - row < 4 ? tensor->row_count - row : 4;
+        for (uint32_t head = 0; head < tensor->head_count; head++) {
+#define RESTORE(element, pairing, rows) \
+    restore_head(tensor, columns, row, head, element, pairing, rows, packed)
+            if (tensor->element == CKERNELS_INT8) {
+                struct head_view view = view_head(tensor, columns, row, head);
+                copy_symbols(&view, columns, tensor->head_width, rows, packed);
+            } else if (is_interleaved || rows < 4) {
+                if (is_interleaved) RESTORE(tensor->element, 1, rows);
+                else RESTORE(tensor->element, 0, rows);
+            } else if (tensor->element == CKERNELS_FLOAT16) {
+                RESTORE(CKERNELS_FLOAT16, 0, 4);
+            } else if (tensor->element == CKERNELS_BFLOAT16) {
+                RESTORE(CKERNELS_BFLOAT16, 0, 4);
+            } else {
+                RESTORE(CKERNELS_FLOAT32, 0, 4);
+            }
+#undef RESTORE
+        }
+    }
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+extension KernelReference {
+    /// Symbols by row and column, and the values of those that are escapes, by place.
+    package struct Symbols: Hashable, Sendable {
+        package var rows: [[Int8]]
+        package var escapes: [Int: Int]
+
+        package init(rows: [[Int8]], escapes: [Int: Int]) {
+            self.rows = rows
+            self.escapes = escapes
+        }
+    }
+
+    /// How values are coded in cells.
+    package struct Cells {
+        package let columns: [ScaledColumns.Column]
+        package let tables: [SymbolTable]
+        package let headWidth: Int
+        package let rotated: RotatedChannels
+        /// [row][pair]
+        package let cosines: [[Float]]
+        package let sines: [[Float]]
+
+        package init(
+            _ columns: [ScaledColumns.Column], tables: [SymbolTable], headWidth: Int,
+            rotated: RotatedChannels, cosines: [[Float]], sines: [[Float]]
+        ) {
+            self.columns = columns
+            self.tables = tables
+            self.headWidth = headWidth
+            self.rotated = rotated
+            self.cosines = cosines
+            self.sines = sines
+        }
+
+        /// Each pair of columns that turn together: the first, the second, and the pair's number.
+        fileprivate var pairs: [(Int, Int, Int)] {
+            let (step, distance) =
+                rotated.isInterleaved ? (2, 1) : (1, rotated.pairCount)
+            return stride(from: rotated.first, to: columns.count, by: headWidth).flatMap { head in
+                (0..<rotated.pairCount).map { pair in
+                    (head + step * pair, head + step * pair + distance, pair)
+                }
+            }
+        }
+
+        fileprivate func knows(_ symbol: Int, _ column: Int) -> Bool {
+            tables[columns[column].table].symbols?.contains(symbol) ?? false
+        }
+    }
+
+    /// Turns rows of floats back and quantises them; nil when one is not finite or 2^24 steps or
+    /// more from its mean.
+    package static func quantise(_ rows: [[Float]], _ cells: Cells) -> Symbols? {
+        var found = Symbols(rows: [], escapes: [:])
+        for (row, values) in rows.enumerated() {
+            var values = values
+            for (left, right, pair) in cells.pairs {
+                let (x, y) = (values[left], values[right])
+                let (cosine, sine) = (cells.cosines[row][pair], cells.sines[row][pair])
+                let (xc, ys, yc, xs) = (x * cosine, y * sine, y * cosine, x * sine)
+                values[left] = xc + ys
+                values[right] = yc - xs
+            }
+            var symbols: [Int8] = []
+            for (column, cell) in cells.columns.enumerated() {
+                let scaled = (values[column] - cell.mean) * (1 / cell.step)
+                guard scaled.magnitude < 0x1p24 else { return nil }
+                let symbol = Int(scaled.rounded(.toNearestOrEven))
+                if cells.knows(symbol, column) {
+                    symbols.append(Int8(symbol))
+                } else {
+                    symbols.append(SymbolTable.escape)
+                    found.escapes[row * values.count + column] = symbol
+                }
+            }
+            found.rows.append(symbols)
+        }
+        return found
+    }
+
+    /// The floats that symbols stand for, before they are rounded to a type of 16 bits.
+    package static func restore(_ symbols: Symbols, _ cells: Cells) -> [[Float]] {
+        symbols.rows.enumerated().map { row, coded in
+            var values = coded.enumerated().map { column, symbol in
+                let listed = symbols.escapes[row * coded.count + column]
+                let whole = symbol == SymbolTable.escape ? listed ?? Int(symbol) : Int(symbol)
+                let product = Float(whole) * cells.columns[column].step
+                return product + cells.columns[column].mean
+            }
+            for (left, right, pair) in cells.pairs {
+                let (x, y) = (values[left], values[right])
+                let (cosine, sine) = (cells.cosines[row][pair], cells.sines[row][pair])
+                let (xc, ys, yc, xs) = (x * cosine, y * sine, y * cosine, x * sine)
+                values[left] = xc - ys
+                values[right] = yc + xs
+            }
+            return values
+        }
+    }
+
+    /// The bits of a 16- or 32-bit float: to nearest even, never infinite.
+    package static func bits(_ value: Float, _ element: TensorView.Element) -> UInt32 {
+        switch element {
+        case .float16:
+            let largest = Float(Float16.greatestFiniteMagnitude)
+            return UInt32(Float16(min(max(value, -largest), largest)).bitPattern)
+        case .bfloat16:
+            let bits = value.bitPattern
+            return (bits + 0x7fff + (bits >> 16 & 1)) >> 16
+        case .float32: return value.bitPattern
+        case .int8, .float8: preconditionFailure("no type of a float's kernels")
+        }
+    }
+
+    /// The float of such bits.
+    package static func float(_ bits: UInt32, _ element: TensorView.Element) -> Float {
+        switch element {
+        case .float16: Float(Float16(bitPattern: UInt16(bits)))
+        case .bfloat16: Float(bitPattern: bits << 16)
+        case .float32: Float(bitPattern: bits)
+        case .int8, .float8: preconditionFailure("no type of a float's kernels")
+        }
+    }
+
+    /// Splits rows of elements into symbols and rests, [row][column][byte].
+    package static func split(
+        _ rows: [[UInt32]], _ columns: [SplitColumns.Column], tables: [SymbolTable],
+        _ element: TensorView.Element
+    ) -> (symbols: Symbols, rests: [UInt8]) {
+        var found = Symbols(rows: [], escapes: [:])
+        var rests: [UInt8] = []
+        let width = UInt32(8 * element.byteCount)
+        for (row, elements) in rows.enumerated() {
+            var symbols: [Int8] = []
+            for (column, bits) in elements.enumerated() {
+                let mask = UInt32(truncatingIfNeeded: UInt64(1) << width - 1)
+                let turned = width == 8 ? bits : (bits << 1 | bits >> (width - 1)) & mask
+                for byte in 0..<element.byteCount - 1 {
+                    rests.append(UInt8(truncatingIfNeeded: turned >> UInt32(8 * byte)))
+                }
+                let high = UInt8(truncatingIfNeeded: turned >> (width - 8))
+                let symbol = Int8(bitPattern: high &- columns[column].offset)
+                let known = tables[columns[column].table].symbols
+                if known?.contains(Int(symbol)) ?? false {
+                    symbols.append(symbol)
+                } else {
+                    symbols.append(SymbolTable.escape)
+                    found.escapes[row * elements.count + column] = Int(symbol)
+                }
+            }
+            found.rows.append(symbols)
+        }
+        return (found, rests)
+    }
+}

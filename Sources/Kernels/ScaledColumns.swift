@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+internal import CKernels
+package import KVCore
+
+/// Channels of a head that turn with the position. A value.
+package struct RotatedChannels: Hashable, Sendable {
+    package let first: Int
+    package let pairCount: Int
+    /// Counted from `first`: channel 2i turns with 2i + 1, not i with i + pairCount.
+    package let isInterleaved: Bool
+
+    package init(first: Int, pairCount: Int, isInterleaved: Bool) {
+        self.first = first
+        self.pairCount = pairCount
+        self.isInterleaved = isInterleaved
+    }
+
+    /// No channel.
+    package static let none = RotatedChannels(first: 0, pairCount: 0, isInterleaved: false)
+
+    /// The place in which kernels keep a channel: the first channels of all pairs stand before the
+    /// second ones.
+    func workChannel(of channel: Int) -> Int {
+        let offset = channel - first
+        guard isInterleaved, offset >= 0, offset < 2 * pairCount else { return channel }
+        return first + offset / 2 + (offset.isMultiple(of: 2) ? 0 : pairCount)
+    }
+
+    /// The inverse of `workChannel`.
+    func channel(ofWork channel: Int) -> Int {
+        let offset = channel - first
+        guard isInterleaved, offset >= 0, offset < 2 * pairCount else { return channel }
+        return first + (offset < pairCount ? 2 * offset : 2 * (offset - pairCount) + 1)
+    }
+}
+
+/// How one layer's K or V is coded in cells of a step around a mean (mode scalar). Immutable; any
+/// thread. All arrays are by column: head after head, channels in their order.
+package final class ScaledColumns: Sendable {
+    package struct Column: Hashable, Sendable {
+        package let mean: Float
+        package let step: Float
+        /// Place of its table.
+        package let table: Int
+
+        package init(mean: Float, step: Float, table: Int) {
+            self.mean = mean
+            self.step = step
+            self.table = table
+        }
+    }
+
+    /// What is known of a section's rows from outside. A value; the owner keeps the angles.
+    package struct Angles {
+        /// [row][pair], `Float`.
+        package let cosines: PinnedBytes
+        package let sines: PinnedBytes
+
+        package init(cosines: PinnedBytes, sines: PinnedBytes) {
+            self.cosines = cosines
+            self.sines = sines
+        }
+    }
+
+    package let headWidth: Int
+    package let rotated: RotatedChannels
+    /// Columns in work order.
+    package let coded: CodedColumns
+    private let means: [Float]
+    private let steps: [Float]
+    private let inverseSteps: [Float]
+    private let lowest: [Int32]
+    private let highest: [Int32]
+
+    /// Columns of heads of `headWidth` channels, coded in `order`. Values are finite, steps > 0.
+    package init(
+        _ columns: [Column], order: [Int], tables: SymbolTables, headWidth: Int,
+        rotated: RotatedChannels = .none
+    ) {
+        invariant(columns.count.isMultiple(of: headWidth), "whole heads")
+        invariant(rotated.first + 2 * rotated.pairCount <= headWidth, "pairs lie within a head")
+        self.headWidth = headWidth
+        self.rotated = rotated
+        func column(ofWork column: Int) -> Int {
+            let (head, channel) = column.quotientAndRemainder(dividingBy: headWidth)
+            return head * headWidth + rotated.channel(ofWork: channel)
+        }
+        let work = columns.indices.map { columns[column(ofWork: $0)] }
+        let workOrder = order.map { column in
+            let (head, channel) = column.quotientAndRemainder(dividingBy: headWidth)
+            return head * headWidth + rotated.workChannel(of: channel)
+        }
+        coded = CodedColumns(tables, tableOfColumn: work.map(\.table), order: workOrder)
+        means = work.map(\.mean)
+        steps = work.map(\.step)
+        inverseSteps = work.map { 1 / $0.step }
+        // Without a known symbol everything is outside.
+        lowest = work.map { Int32(tables.tables[$0.table].symbols?.lowerBound ?? 1) }
+        highest = work.map { Int32(tables.tables[$0.table].symbols?.upperBound ?? 0) }
+    }
+
+    /// Turns K back, where it is rotated, and quantises it into packed symbols, and lists escapes
+    /// by place in `escapes`, as many as have room.
+    ///
+    /// The number of escapes; nil when there are too many, or a value is not finite or 2^24 steps
+    /// or more from its mean.
+    package func quantise(
+        _ tensor: TensorView, angles: Angles? = nil, into packed: PinnedBytes,
+        escapes: PinnedBytes, width: KernelWidth = .widest
+    ) -> Int? {
+        check(tensor, angles, packed)
+        invariant(tensor.shape.element.byteCount > 1, "a type that kernels read")
+        let limit = escapes.count / EscapeList.entryByteCount
+        let count = unsafe withScaled(angles, scales: inverseSteps) { scaled in
+            unsafe tensor.withTensor { tensor in
+                // SAFETY: `check` has compared all counts; escapes have room for `limit`.
+                unsafe ckernels_scaled_quantise(
+                    width.rawValue, tensor, scaled,
+                    packed.start.assumingMemoryBound(to: UInt32.self),
+                    escapes.start.assumingMemoryBound(to: ckernels_escape.self), limit)
+            }
+        }
+        guard count >= 0 else { return nil }
+        if rotated.isInterleaved { rename(escapes, count: Int(count), rotated.channel(ofWork:)) }
+        EscapeList.sort(escapes, count: Int(count))
+        return Int(count)
+    }
+
+    /// Writes the tensor that packed symbols in coding order stand for, and then the values of the
+    /// first `escapeCount` entries of `escapes`, whose order it may change.
+    ///
+    /// False when the list does not name escapes by rising place.
+    package func restore(
+        _ packed: PinnedBytes, angles: Angles? = nil, escapes: PinnedBytes, escapeCount: Int,
+        into tensor: TensorView, width: KernelWidth = .widest
+    ) -> Bool {
+        check(tensor, angles, packed)
+        invariant(tensor.shape.element != .float8, "a type that kernels write")
+        invariant(
+            escapes.count >= escapeCount * EscapeList.entryByteCount, "all listed escapes")
+        if rotated.isInterleaved {
+            guard isRising(escapes, count: escapeCount) else { return false }
+            rename(escapes, count: escapeCount, rotated.workChannel(of:))
+            EscapeList.sort(escapes, count: escapeCount)
+        }
+        return unsafe withScaled(angles, scales: steps) { scaled in
+            unsafe tensor.withTensor { tensor in
+                // SAFETY: `check` has compared all counts; the patch checks the list.
+                let symbols = unsafe packed.start.assumingMemoryBound(to: UInt32.self)
+                unsafe ckernels_scaled_restore(width.rawValue, tensor, scaled, symbols)
+                return unsafe ckernels_scaled_patch(
+                    tensor, scaled, symbols,
+                    escapes.start.assumingMemoryBound(to: ckernels_escape.self), escapeCount) == 0
+            }
+        }
+    }
+
+    private func check(_ tensor: TensorView, _ angles: Angles?, _ packed: PinnedBytes) {
+        let rows = tensor.shape.rowCount
+        let angleByteCount = 4 * rows * rotated.pairCount
+        invariant(
+            tensor.shape.headWidth == headWidth
+                && tensor.shape.columnCount == coded.columnCount, "the tensor has these columns")
+        invariant(
+            rotated.pairCount == 0
+                || angles.map { min($0.cosines.count, $0.sines.count) } ?? 0 >= angleByteCount,
+            "angles of all rows")
+        invariant(packed.count >= coded.packedByteCount(rowCount: rows), "symbols of all rows")
+    }
+
+    /// Runs `body` with the columns as C knows them.
+    private func withScaled<Result>(
+        _ angles: Angles?, scales: [Float],
+        _ body: (UnsafePointer<ckernels_scaled_columns>) -> Result
+    ) -> Result {
+        // SAFETY: the arrays outlive the call, and kernels keep no pointer.
+        return unsafe means.withUnsafeBufferPointer { means in
+            unsafe scales.withUnsafeBufferPointer { scales in
+                unsafe lowest.withUnsafeBufferPointer { lowest in
+                    unsafe highest.withUnsafeBufferPointer { highest in
+                        unsafe coded.positions.withUnsafeBufferPointer { positions in
+                            var scaled = unsafe ckernels_scaled_columns(
+                                means: means.baseAddress, scales: scales.baseAddress,
+                                lowest: lowest.baseAddress, highest: highest.baseAddress,
+                                positions: positions.baseAddress,
+                                rotated_width: UInt32(2 * rotated.pairCount),
+                                rotated_from: UInt32(rotated.first),
+                                is_interleaved: rotated.isInterleaved ? 1 : 0,
+                                cosines: angles?.cosines.start.assumingMemoryBound(to: Float.self),
+                                sines: angles?.sines.start.assumingMemoryBound(to: Float.self),
+                                pitch: UInt32(coded.pitch))
+                            return unsafe withUnsafePointer(to: &scaled) { unsafe body($0) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Names the channels of escapes in another order.
+    private func rename(_ list: PinnedBytes, count: Int, _ channel: (Int) -> Int) {
+        for index in 0..<count {
+            let place = Int(list.load(UInt32.self, at: index * EscapeList.entryByteCount))
+            let old = place % headWidth
+            list.store(
+                UInt32(truncatingIfNeeded: place - old + channel(old)),
+                at: index * EscapeList.entryByteCount)
+        }
+    }
+
+    private func isRising(_ list: PinnedBytes, count: Int) -> Bool {
+        var last = -1
+        for index in 0..<count {
+            let place = Int(list.load(UInt32.self, at: index * EscapeList.entryByteCount))
+            guard place > last else { return false }
+            last = place
+        }
+        return true
+    }
+}
