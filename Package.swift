@@ -51,6 +51,7 @@ let package = Package(
         .target(name: "CLinux", linkerSettings: [.linkedLibrary("uring")]),
         .target(name: "CKernels", linkerSettings: [.linkedLibrary("xxhash")]),
         .target(name: "COpenSSL", linkerSettings: [.linkedLibrary("crypto")]),
+        .target(name: "CZstd", linkerSettings: [.linkedLibrary("zstd")]),
         // The C client library that engines link; also built alone by dev/build-libkvstore.
         .target(name: "CKVStore", dependencies: ["CKernels", "COpenSSL"]),
 
@@ -65,7 +66,7 @@ let package = Package(
         module("Telemetry", ["KVCore", logging]),
 
         // Domain.
-        module("Codec", ["KVCore", "Kernels"]),
+        module("Codec", ["KVCore", "Kernels", "CZstd"]),
         module("Tiers", ["KVCore", "Kernels", "Codec"]),
         module("KVClient", ["KVCore", "Kernels", "Wire"]),
 
@@ -107,7 +108,7 @@ let package = Package(
         tests("WireTests", ["Wire", "KVCore", "Kernels"]),
         tests("SettingsTests", ["Settings", "KVCore"]),
         tests("TelemetryTests", ["Telemetry", logging]),
-        tests("CodecTests", ["Codec", "KVCore"]),
+        tests("CodecTests", ["Codec", "KVCore", "Kernels"]),
         tests("TiersTests", ["Tiers", "KVCore", "Codec", "Kernels", "LinuxIO"]),
         tests("KVClientTests", ["KVClient", "LinuxIO", "KVCore", "Wire", "Kernels"]),
         tests("CKVStoreTests", ["CKVStore", "KVCore", "Kernels", "Wire"]),

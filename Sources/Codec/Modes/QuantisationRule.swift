@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// How mode cachegen chooses its steps at a level. A value.
+///
+/// Steps are uniform and entropy coding does the rest, so "bins" of CacheGen become steps per
+/// standard deviation: K gets finer ones than V, and layers get theirs by their third of the depth.
+package struct QuantisationRule: Hashable, Sendable {
+    /// The base step over the root mean square of a section's values without their means.
+    package var keyStep: Float
+    package var valueStep: Float
+    /// Of the first, the middle and the last third of the layers.
+    package var layerFactors: [Float]
+    /// How far a column's step follows its own spread, in eighths of its logarithm.
+    package var keySlope: UInt8
+    package var valueSlope: UInt8
+    /// How far a row's step follows its own spread: 0 not at all, 1 wholly.
+    package var valueRowExponent: Float
+
+    package init(
+        keyStep: Float, valueStep: Float, layerFactors: [Float] = [1, 1, 1], keySlope: UInt8 = 0,
+        valueSlope: UInt8 = 0, valueRowExponent: Float = 0
+    ) {
+        self.keyStep = keyStep
+        self.valueStep = valueStep
+        self.layerFactors = layerFactors
+        self.keySlope = keySlope
+        self.valueSlope = valueSlope
+        self.valueRowExponent = valueRowExponent
+    }
+
+    /// The rule of a lossy level; nil for a level without loss.
+    package init?(_ level: Level) {
+        switch level {
+        case .raw, .zstd, .lossless: return nil
+        case .fine: self.init(keyStep: 0.20, valueStep: 0.25)
+        case .standard: self.init(keyStep: 0.40, valueStep: 0.50)
+        case .coarse: self.init(keyStep: 0.70, valueStep: 0.85)
+        case .coarsest: self.init(keyStep: 1.20, valueStep: 1.40)
+        }
+    }
+
+    /// What the rule says about one layer's K or V.
+    func layerRule(_ kind: KVKind, layer: Int, of layerCount: Int) -> Quantised.LayerRule {
+        let third = layerFactors[min(2, 3 * layer / layerCount)]
+        return switch kind {
+        case .keys:
+            Quantised.LayerRule(step: third * keyStep, slope: keySlope, rowExponent: 0)
+        case .values:
+            Quantised.LayerRule(
+                step: third * valueStep, slope: valueSlope, rowExponent: valueRowExponent)
+        }
+    }
+}

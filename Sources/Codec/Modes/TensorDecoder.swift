@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+internal import KVCore
+
+/// Decodes the sections of a container whose layout is known.
+struct TensorDecoder {
+    private let reader: ContainerReader
+    private let layout: KVLayout
+    private let tokenCount: Int
+    private let rotation: Rotation?
+    private let workspace: CodecWorkspace
+
+    /// Nil for a container of opaque pieces.
+    init?(_ reader: ContainerReader, _ workspace: CodecWorkspace) throws(CodecFault) {
+        guard let layout = reader.layout else { return nil }
+        self.reader = reader
+        self.layout = layout
+        self.workspace = workspace
+        tokenCount = reader.header.tokenCount
+        guard
+            tokenCount * max(layout.columnCount(.keys), layout.columnCount(.values))
+                <= workspace.valueCountMax
+        else { throw .workspaceTooSmall }
+        if let index = reader.index(of: .rotation) {
+            guard let rotation = Rotation(try reader.section(index), of: layout) else {
+                throw .section
+            }
+            self.rotation = rotation
+        } else {
+            rotation = nil
+        }
+    }
+
+    /// Puts the bytes that are not of the tensor to their places.
+    func decodeRest(into payload: PinnedBytes) throws(CodecFault) {
+        guard let index = reader.index(of: .rest) else { return }
+        let rest = OwnedBytes(count: layout.restByteCount(tokenCount: tokenCount))
+        try workspace.unpack(try reader.section(index), reader[index].method, into: rest.bytes)
+        var offset = 0
+        for run in layout.restRuns(tokenCount: tokenCount) {
+            payload.slice(offset: run.lowerBound, count: run.count)
+                .copy(from: rest.bytes.slice(offset: offset, count: run.count))
+            offset += run.count
+        }
+        // An owner may be let go after its last mention, though its bytes are still in use.
+        withExtendedLifetime(rest) {}
+    }
+
+    func decode(layers: Range<Int>, into payload: PinnedBytes) throws(CodecFault) {
+        for kind in layout.kinds {
+            let places = layout.places(kind, tokenCount: tokenCount)
+            for layer in layers {
+                let shape = try decode(layer: layer, kind)
+                workspace.scatter(shape, into: payload, at: places)
+            }
+        }
+    }
+
+    func decode(
+        layer: Int, _ kind: KVKind, as type: ValueType, into target: PinnedBytes
+    ) throws(CodecFault) {
+        let shape = try decode(layer: layer, kind)
+        guard target.count == shape.valueCount * type.byteCount else { throw .targetTooSmall }
+        if type == shape.type {
+            return workspace.store(rows: 0..<shape.rowCount, shape, into: target)
+        }
+        workspace.store(shape, as: type, into: target)
+    }
+
+    /// Decodes one section into the bits of the workspace.
+    private func decode(layer: Int, _ kind: KVKind) throws(CodecFault) -> SectionShape {
+        let index = reader.index(layer: layer, kind)
+        let shape = SectionShape(
+            kind, layer: layer, of: layout, tokenCount: tokenCount,
+            exactRowCount: reader.header.exactRowCount)
+        let section = try reader.section(index)
+        switch reader[index].method {
+        case .raw:
+            guard section.count == shape.rawByteCount else { throw .section }
+            workspace.load(rows: 0..<tokenCount, shape, from: section)
+        case .planes:
+            try Planes.decode(shape, from: section, workspace)
+        case .quantised:
+            try Quantised.decode(
+                shape, from: section, rotation: rotation, origin: reader.header.origin, workspace)
+        case .exponent, .scalar, .predicted: throw .profileMissing
+        case .zstd: throw .section
+        }
+        return shape
+    }
+}
+
+extension CodecWorkspace {
+    /// Writes the values row by row as another type: rounded where it is narrower. What is too
+    /// large for it, or not finite, becomes its largest number; as float32 it stays what it is.
+    func store(_ shape: SectionShape, as type: ValueType, into target: PinnedBytes) {
+        for index in 0..<shape.valueCount {
+            let bits = type.narrowed(shape.type.widened(bits[index]))
+            switch type.byteCount {
+            case 1: target.store(UInt8(truncatingIfNeeded: bits), at: index)
+            case 2: target.store(UInt16(truncatingIfNeeded: bits), at: 2 * index)
+            default: target.store(bits, at: 4 * index)
+            }
+        }
+    }
+}
