@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import KVCore
+import Kernels
 import LinuxIO
 import Node
+import Telemetry
 import Testing
 import Tiers
 
@@ -15,6 +17,23 @@ extension WorldOptions {
             options.node.namespaces.append(
                 NamespaceConfiguration(name: "resp", sharesMemory: false, isOpenable: false))
         }
+    }
+}
+
+extension NamespaceID {
+    fileprivate static let resp = NamespaceID(number: 1)
+}
+
+extension World {
+    /// Whether a value can be read from SSD.
+    fileprivate nonisolated func isOnSSD(_ key: ChunkKey) -> Bool {
+        let now = door.reactor.now()
+        return ssd?.tier.locate(.resp, key, now: now, asUse: .doesNotCount) != nil
+    }
+
+    /// Takes a value out of memory alone.
+    fileprivate nonisolated func forget(_ key: ChunkKey) {
+        _ = node.tier.remove(.resp, key, now: door.reactor.now())
     }
 }
 
@@ -128,6 +147,52 @@ extension World {
 }
 
 @Suite struct `The RESP listener` {
+    @Test func `reads the values of an MGET from SSD ahead of their turn`() async throws {
+        let (count, byteCount) = (12, 300_000)
+        let ssd = try SSDOptions()
+        let options = WorldOptions().speakingRESP().with {
+            $0.budget = .mebibytes(80)
+            $0.ssd = ssd
+        }
+        let names = (0..<count).map { words("value-\($0)") }
+        let keys = try names.map { try #require(ChunkKey(bytes: secureHash($0))) }
+        let values = (0..<count).map { [UInt8](repeating: UInt8($0), count: byteCount) }
+        try await withNode(options) { world in
+            let stream = try await world.respConnection()
+            for (name, value) in zip(names, values) {
+                try await world.send(request(words("SET"), name, value), to: stream)
+                #expect(try await world.receive(5, from: stream) == words("+OK\r\n"))
+            }
+            try await world.until("all are on SSD") { world in
+                keys.allSatisfy { world.isOnSSD($0) }
+            }
+            for key in keys { world.forget(key) }
+            let wanted = names + [words("absent")]
+            try await world.send(
+                words("*\(wanted.count + 1)\r\n") + bulk(words("MGET")) + wanted.flatMap(bulk),
+                to: stream)
+            // The client reads nothing, so not even the first has gone out; the others are there.
+            try await world.until("the others are in memory") { world in
+                keys.allSatisfy { world.node.tier.isResident(ChunkName(.resp, $0)) }
+            }
+            #expect(world.count(.hits) == 1)
+            let expected = words("*13\r\n") + values.flatMap(bulk) + words("$-1\r\n")
+            let replies = try await world.receive(expected.count, from: stream)
+            let isRight = replies == expected
+            #expect(isRight)
+            #expect(world.count(.ssdHits) == count)
+            // A client that goes away leaves nothing of what was read for it.
+            for key in keys { world.forget(key) }
+            try await world.send(
+                words("*\(count + 1)\r\n") + bulk(words("MGET")) + names.flatMap(bulk),
+                to: stream)
+            try await world.until("they are read again") { world in
+                keys.allSatisfy { world.node.tier.isResident(ChunkName(.resp, $0)) }
+            }
+            stream.close()
+        }
+    }
+
     @Test(arguments: WorldOptions.all)
     func `serves all that moves bytes, in whatever pieces it comes`(
         options: WorldOptions

@@ -52,7 +52,8 @@ final class StoreOfWorld: Sendable {
         reactor = try RingReactor(reactorOptions)
         tier = SSDTier(
             SSDTier.Configuration(
-                namespaces: [SSDTag(namespace: "default")], entryCountMax: 4_096,
+                namespaces: [SSDTag(namespace: "default"), SSDTag(namespace: "resp")],
+                entryCountMax: 4_096,
                 wallOffsetMilliseconds: 1_800_000_000_000,
                 pinnedByteCountMax: options.pinnedByteCountMax),
             seed: 2)

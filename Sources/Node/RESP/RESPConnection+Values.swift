@@ -247,19 +247,55 @@ extension RESPConnection {
 
     nonisolated(nonsending) func serveMultipleGet() async throws(ConnectionEnd) {
         replies.array(parser.argumentCount - 1)
-        for index in 1..<parser.arguments.count {
-            try await makeRoom(replyRoom)
-            try await sendValue(argument(index)) { $0.null() }
+        let keyCount = parser.arguments.count - 1
+        guard let ssd, keyCount > 1 else {
+            for index in 0..<keyCount { try await sendValue(ofMultiple: index) }
+            return
+        }
+        var ahead = ReadAhead(
+            ssd, memory: node.tier, namespace: namespace, deadline: tierDeadline)
+        do throws(ConnectionEnd) {
+            for index in 0..<keyCount {
+                ahead.prepare(from: index, keyCount: keyCount) { secureHash(argument(1 + $0)) }
+                let read = await ahead.take(index)
+                // What was read ahead may be what leaves no room for the value whose turn it is.
+                if case .failure(.busy)? = read { await ahead.cancel() }
+                try await sendValue(ofMultiple: index, readAhead: read)
+            }
+        } catch {
+            await ahead.cancel()
+            throw error
         }
     }
 
-    /// Replies a value; `miss` writes what is replied when it is absent. Large values are sent from
-    /// where they lie, with the replies before them in one call.
+    private nonisolated(nonsending) func sendValue(
+        ofMultiple index: Int, readAhead: Result<Hold, Status>? = nil
+    ) async throws(ConnectionEnd) {
+        let found: Found
+        if case .success(let hold)? = readAhead {
+            node.metrics.add(.ssdHits)
+            found = .held(node.tier.lend(hold))
+        } else {
+            found = await find(
+                secureHash(argument(1 + index)), now: arrival, deadline: tierDeadline)
+        }
+        try await makeRoom(replyRoom)
+        try await sendValue(argument(1 + index), found) { $0.null() }
+    }
+
+    /// Replies a value; `miss` writes what is replied when it is absent.
     private nonisolated(nonsending) func sendValue(
         _ name: PinnedBytes, orElse miss: (inout RESPWriter) -> Void
     ) async throws(ConnectionEnd) {
-        let key = secureHash(name)
-        let found = await find(key, now: arrival, deadline: tierDeadline)
+        let found = await find(secureHash(name), now: arrival, deadline: tierDeadline)
+        try await sendValue(name, found, orElse: miss)
+    }
+
+    /// Replies what was found. Large values are sent from where they lie, with the replies before
+    /// them in one call.
+    private nonisolated(nonsending) func sendValue(
+        _ name: PinnedBytes, _ found: consuming Found, orElse miss: (inout RESPWriter) -> Void
+    ) async throws(ConnectionEnd) {
         switch consume found {
         case .missing:
             node.metrics.add(.misses)
