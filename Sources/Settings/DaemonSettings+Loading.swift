@@ -81,6 +81,7 @@ struct DaemonSettingsLoader {
         doors.join(&settings.namespaces, &resolver)
         settings.resp = doors.resp
         settings.lm = doors.lm
+        warnOfUnsharedMemory(settings, namespaces)
         check(settings, namespaces.namespaces)
         keysRead = resolver.keysRead.union(namespaces.keysRead)
         problems += file.problems + resolver.problems + namespaces.problems
@@ -145,6 +146,23 @@ struct DaemonSettingsLoader {
             namespace.sharesMemory = loader.sharingByName[namespace.name] ?? isAlone
             return namespace
         }
+    }
+
+    /// A listener that is turned on changes how local clients of a namespace read that was alone
+    /// until then, and nothing else tells them.
+    private mutating func warnOfUnsharedMemory(
+        _ settings: DaemonSettings, _ loader: NamespaceLoader
+    ) {
+        let openable = settings.namespaces.compactMap(\.self).filter(\.isOpenable)
+        guard settings.listen.unixSocket != nil, settings.resp != nil || settings.lm != nil,
+            openable.count == 1, loader.sharingByName[openable[0].name] == nil
+        else { return }
+        let (name, doors) = (openable[0].name, settings.resp == nil ? "lm" : "resp")
+        warnings.append(
+            "\(doors).listen is on, so local clients of namespace '\(name)' do not read in place "
+                + "any more: they would see the listener's values, too; if they may, declare "
+                + "'\(name)' under namespaces with shared_memory: true (false keeps it so without "
+                + "this warning)")
     }
 
     /// What must hold between options.

@@ -36,6 +36,40 @@ import Testing
         #expect(resp.transferDeadline == .seconds(60))
     }
 
+    @Test(
+        arguments: [
+            (["--resp-listen", "127.0.0.1:1"], "", "resp.listen is on"),
+            (["--lm-listen", "127.0.0.1:1"], "", "lm.listen is on"),
+            (["--resp-listen", "127.0.0.1:1"], "  - name: default\n", "resp.listen is on"),
+            (["--resp-listen", "127.0.0.1:1"], "  - {name: default, shared_memory: true}\n", nil),
+            (["--resp-listen", "127.0.0.1:1"], "  - {name: default, shared_memory: false}\n", nil),
+            // It was not alone before.
+            (["--resp-listen", "127.0.0.1:1"], "  - name: team\n", nil),
+            (["--resp-listen", "127.0.0.1:1", "--listen-unix-socket", "off"], "", nil),
+            ([], "", nil),
+        ] as [([String], String, String?)])
+    func `warn of what they change for local clients of a namespace that was alone`(
+        arguments: [String], namespaces: String, text: String?
+    ) throws {
+        let folder = try TemporaryFolder()
+        let file = try folder.write(
+            "kvstored.yaml", namespaces.isEmpty ? "" : "namespaces:\n\(namespaces)")
+        var given = ["--config", file] + arguments
+        if !arguments.contains("--listen-unix-socket") {
+            given += ["--listen-unix-socket", "/tmp/x.sock"]
+        }
+        let outcome = try DaemonSettings.load(arguments: given, surroundings: quiet)
+        guard case .run(_, let warnings) = outcome else {
+            Issue.record("printed instead of running")
+            return
+        }
+        #expect(warnings.count == (text == nil ? 0 : 1), "\(warnings)")
+        if let text {
+            #expect(warnings.first?.hasPrefix(text) == true)
+            #expect(warnings.first?.contains("shared_memory: true") == true)
+        }
+    }
+
     @Test func `take passwords from a file`() throws {
         let folder = try TemporaryFolder()
         let file = try folder.write("passwords", "# old and new\nfirst\nsecond\n")
