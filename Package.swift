@@ -63,7 +63,7 @@ let package = Package(
         module("LinuxIO", ["KVCore", "CLinux"]),
         module("Wire", ["KVCore", "Kernels"]),
         module("Settings", ["KVCore", yams]),
-        module("Telemetry", ["KVCore", logging]),
+        module("Telemetry", ["KVCore", "CLinux", logging]),
 
         // Domain.
         module("Codec", ["KVCore", "Kernels", "CZstd"]),

@@ -12,6 +12,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -89,6 +91,12 @@ int clinux_descriptor_set_nonblocking(int descriptor) {
     return fcntl(descriptor, F_SETFL, flags | O_NONBLOCK) == 0 ? 0 : -errno;
 }
 
+int clinux_descriptor_claim(int descriptor) {
+    const int flags = fcntl(descriptor, F_GETFL);
+    if (flags < 0 || fcntl(descriptor, F_SETFL, flags & ~O_NONBLOCK) != 0) return -errno;
+    return fcntl(descriptor, F_SETFD, FD_CLOEXEC) == 0 ? 0 : -errno;
+}
+
 int clinux_socket_set_stream_options(
     int socket, int idle_seconds, int interval_seconds, int probes) {
     const int on = 1;
@@ -140,6 +148,22 @@ int clinux_socket_peer(int socket, int32_t *process, uint32_t *user) {
     return 0;
 }
 
+int clinux_socket_is_tcp_connection(int socket) {
+    struct stat status;
+    if (fstat(socket, &status) != 0 || !S_ISSOCK(status.st_mode)) return 0;
+    const int names[] = {SO_TYPE, SO_PROTOCOL, SO_ACCEPTCONN};
+    const int wanted[] = {SOCK_STREAM, IPPROTO_TCP, 0};
+    for (size_t index = 0; index < sizeof names / sizeof names[0]; index += 1) {
+        int value = -1;
+        socklen_t length = sizeof value;
+        if (getsockopt(socket, SOL_SOCKET, names[index], &value, &length) != 0) return 0;
+        if (value != wanted[index]) return 0;
+    }
+    char text[CLINUX_ADDRESS_TEXT_BYTE_COUNT];
+    uint16_t port;
+    return clinux_socket_name(socket, true, text, &port) == 0;
+}
+
 void clinux_socket_shutdown(int socket) { (void)shutdown(socket, SHUT_RDWR); }
 
 int clinux_socket_pair(int descriptors[2]) {
@@ -169,6 +193,27 @@ void clinux_message_attach(clinux_scratch *scratch, int descriptor) {
     control->cmsg_type = SCM_RIGHTS;
     control->cmsg_len = CMSG_LEN(sizeof(int));
     memcpy(CMSG_DATA(control), &descriptor, sizeof descriptor);
+}
+
+int clinux_datagram_send(const char *path, size_t path_length, clinux_run text, int passed) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    if (path_length > sizeof address.sun_path) return -ENAMETOOLONG;
+    memcpy(address.sun_path, path, path_length);
+    if (path_length > 0 && path[0] == '@') address.sun_path[0] = 0;
+    clinux_scratch scratch;
+    clinux_message_set(&scratch, text, (clinux_run){0});
+    if (passed >= 0) clinux_message_attach(&scratch, passed);
+    message *m = (message *)&scratch;
+    m->header.msg_name = &address;
+    // It ends with the path: an abstract name is not NUL-terminated.
+    m->header.msg_namelen = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + path_length);
+    const int opened = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (opened < 0) return -errno;
+    const struct timeval patience = {.tv_sec = 1};
+    (void)setsockopt(opened, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+    const int result = sendmsg(opened, &m->header, MSG_NOSIGNAL) < 0 ? -errno : 0;
+    close(opened);
+    return result;
 }
 
 // CMSG_SPACE rounds up to 8 bytes, so a second descriptor may come along: it is closed. The kernel

@@ -58,6 +58,11 @@ package enum Limits {
     package static let respFamilyCountMax = 1_024
     /// Entries that one SCAN looks at.
     package static let respScanCountMax = 1_000
+    /// Connections that a daemon hands over to the next one. Their names stand in one environment
+    /// variable, which execve(2) bounds at 128 KiB.
+    package static let keptConnectionCountMax = 1_024
+    /// Descriptors that are taken from whoever starts the daemon; more were passed by mistake.
+    package static let passedDescriptorCountMax = 16_384
     /// Granule of the arena: one page, and the alignment that O_DIRECT wants.
     package static let arenaGranuleByteCount = 4_096
 

@@ -25,6 +25,7 @@ final class Daemon {
     private let addresses: [BoundAddress]
     private let notifier: SystemdNotifier?
     private let ssd: DaemonSSD?
+    private let store: DescriptorStore?
 
     private var logger: Logger { log.logger }
 
@@ -32,6 +33,7 @@ final class Daemon {
         self.settings = settings
         self.log = log
         let logger = log.logger
+        let passed = DescriptorStore.passed()
         logger.event(
             .notice, .starting, "kvstored starts", ["version": Release.version, "pid": getpid()])
         Self.raiseDescriptorLimit(settings, logger)
@@ -44,6 +46,7 @@ final class Daemon {
             arena: arena.bytes.prefix(memory.capacity.arenaByteCount), capacity: memory.capacity,
             seed: reactors[0].randomBits(), admission: settings.ssd?.ramAdmission ?? .none)
         notifier = SystemdNotifier(environment: Surroundings.current().environment)
+        store = DescriptorStore(notifier, logger)
         log.metrics.set(.memoryBudget, to: UInt64(settings.memory.budget.bytes))
         log.metrics.set(.shards, to: UInt64(reactors.count))
         log.metrics.set(.hugePages, to: arena.backing == .smallPages ? 0 : 1)
@@ -65,6 +68,7 @@ final class Daemon {
         ssd?.open()
         acceptor = Acceptor(shards: shards, logger: logger)
         addresses = try Self.listen(settings, acceptor)
+        DescriptorStore.resume(passed, node, acceptor, notifier, logger)
     }
 
     // MARK: Start
@@ -201,14 +205,21 @@ final class Daemon {
         logger.event(
             .notice, .stopping, "kvstored stops", ["connections": node.openConnectionCount])
         notify(.stopping)
-        node.beginStop()
+        let key = (0..<HandOver.keyByteCount).map { _ in
+            UInt8(truncatingIfNeeded: reactors[0].randomBits())
+        }
+        node.beginStop(keepingConnectionsUnder: store == nil ? nil : key)
         let deadline = reactors[0].now().adding(milliseconds: UInt64(settings.shutdownGrace.count))
         let (acceptor, shards) = (acceptor, shards)
-        blocking {
+        let kept = blocking {
             await acceptor.close()
             for shard in shards { await shard.beginStop() }
             for shard in shards { await shard.stop(by: deadline) }
+            var kept: [KeptConnection<RingReactor>] = []
+            for shard in shards { kept += await shard.takeKept() }
+            return kept
         }
+        if let handOver = node.handOver { store?.keep(kept, handOver) }
         ssd?.stop(by: deadline.adding(milliseconds: ssdStopMilliseconds))
         for reactor in reactors { reactor.stop() }
         for reactor in reactors { reactor.join() }

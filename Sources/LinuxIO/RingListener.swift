@@ -16,6 +16,18 @@ package final class AcceptedSocket: Sendable {
         if left >= 0 { clinux_close(left) }
     }
 
+    /// Calls `body` with the descriptor, which stays this object's.
+    package func withDescriptor<Failure: Error>(
+        _ body: (Int32) throws(Failure) -> Void
+    ) throws(Failure) {
+        try body(descriptor.load(ordering: .relaxed))
+    }
+
+    /// Ends both directions, for whoever else has the socket, too.
+    package func shutDown() {
+        clinux_socket_shutdown(descriptor.load(ordering: .relaxed))
+    }
+
     /// Hands the descriptor over, once.
     func take() -> Int32 {
         let taken = descriptor.exchange(-1, ordering: .relaxed)

@@ -91,6 +91,10 @@ extension RingReactor {
         return RingStream(reactor: self, descriptor: connection.take())
     }
 
+    package func release(_ stream: RingStream) -> AcceptedSocket? {
+        stream.release()
+    }
+
     /// Takes over a connected stream socket, for instance one end of socketpair(2).
     package func adopt(descriptor: Int32) -> RingStream {
         executor.checkThread()

@@ -220,6 +220,20 @@ package final class RingStream: ByteStream {
         return result == 0 ? (process, user) : nil
     }
 
+    package func interrupt() {
+        reactor.executor.checkThread()
+        if let id = receiveID { reactor.cancel(id) }
+    }
+
+    /// Lets go of the descriptor, which stays open.
+    func release() -> AcceptedSocket? {
+        reactor.executor.checkThread()
+        guard !isClosed, !isLocal, !isReceiving, !isSending else { return nil }
+        isClosed = true
+        isDescriptorClosed = true
+        return AcceptedSocket(descriptor: descriptor)
+    }
+
     package func close() {
         reactor.executor.checkThread()
         guard !isClosed else { return }

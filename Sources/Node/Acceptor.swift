@@ -7,7 +7,7 @@ internal import Telemetry
 package actor Acceptor<R: Reactor> {
     private nonisolated let shards: [Shard<R>]
     private let logger: Logger
-    private var listeners: [R.Listener] = []
+    private var listeners: [(listener: R.Listener, door: FrontDoor)] = []
     private var isClosed = false
 
     package nonisolated var unownedExecutor: UnownedSerialExecutor {
@@ -29,10 +29,10 @@ package actor Acceptor<R: Reactor> {
     ) -> Result<StreamAddress, IOFault> {
         do throws(IOFault) {
             let listener = try shards[0].reactor.listen(on: address)
-            listeners.append(listener)
+            listeners.append((listener, door))
             let index = listeners.count - 1
             Task(executorPreference: shards[0].reactor.executor) {
-                await self.accept(onListener: index, door)
+                await self.accept(onListener: index)
             }
             return .success(listener.address)
         } catch {
@@ -43,11 +43,27 @@ package actor Acceptor<R: Reactor> {
     /// Stops listening.
     package func close() {
         isClosed = true
-        for listener in listeners { listener.close() }
+        for one in listeners { one.listener.close() }
     }
 
-    private func accept(onListener index: Int, _ door: FrontDoor) async {
-        let listener = listeners[index]
+    /// Goes on with a connection of the daemon before, whose address on this side is `ownAddress`.
+    /// - Returns: whether something listens here that would have accepted it; else it is dropped.
+    package func resume(
+        _ connection: R.Listener.Connection, _ session: ResumedSession,
+        ownAddress: StreamAddress
+    ) async -> Bool {
+        let isOurs = listeners.contains {
+            $0.door == session.door && $0.listener.address.covers(ownAddress)
+        }
+        guard isOurs else { return false }
+        let shard = leastLoadedShard()
+        shard.expectConnection()
+        await shard.serve(connection, speaking: session.door, resuming: session)
+        return true
+    }
+
+    private func accept(onListener index: Int) async {
+        let (listener, door) = listeners[index]
         while true {
             do throws(IOFault) {
                 let accepted = try await listener.accept()

@@ -33,14 +33,16 @@ package struct RESPConfiguration: Sendable {
         self.namespace = namespace
     }
 
-    /// Whether `password` opens the listener, in a time that does not tell which, or how nearly.
-    func isOpened(by password: PinnedBytes) -> Bool {
+    /// Which of the passwords `password` is, if any, in a time that does not tell which, or how
+    /// nearly.
+    func number(of password: PinnedBytes) -> Int? {
         let candidate = secureHash(password).bytes
-        var isOpen = false
-        for wanted in passwords where equalInConstantTime(secureHash(wanted), candidate) {
-            isOpen = true
+        var found: Int?
+        for (number, wanted) in passwords.enumerated()
+        where equalInConstantTime(secureHash(wanted), candidate) {
+            found = number
         }
-        return isOpen
+        return found
     }
 }
 
@@ -56,14 +58,22 @@ package struct LMConfiguration: Sendable {
 /// How large the values of a family of keys are: what a strict client expects of a value that is
 /// not there. Any thread; bounded.
 final class ValueSizes: Sendable {
-    private struct State {
+    /// A copy of it all.
+    struct Known: Equatable {
         var byteCountByFamily: [UInt64: Int] = [:]
-        var last = standardByteCount
+        var last: Int
     }
 
     /// Seven digits: chunks of 1 to 10 MB are the most common.
     private static let standardByteCount = 4 << 20
-    private let state = Mutex(State())
+    private let state = Mutex(Known(last: standardByteCount))
+
+    var known: Known { state.withLock { $0 } }
+
+    /// Takes over what another knew.
+    func learn(_ known: Known) {
+        state.withLock { $0 = known }
+    }
 
     /// A value of that name has `byteCount` bytes.
     func learn(_ name: PinnedBytes, byteCount: Int) {

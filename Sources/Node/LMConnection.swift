@@ -23,6 +23,7 @@ final class LMConnection<R: Reactor>: ServedConnection<R> {
         do throws(ConnectionEnd) {
             var next = Next.goOn
             while next == .goOn { next = try await serveNextRequest() }
+            if next == .leave { leave() }
         } catch {
             if error != .closed { node.metrics.add(.connectionsDropped) }
         }
@@ -33,11 +34,10 @@ final class LMConnection<R: Reactor>: ServedConnection<R> {
         close()
     }
 
+    override var sessionToKeep: KeptSession? { KeptSession(.lm) }
+
     private nonisolated(nonsending) func serveNextRequest() async throws(ConnectionEnd) -> Next {
-        isIdle = true
-        guard !node.isStopping || inbox.count > 0 else { return .close }
-        try await receive(atLeast: 1, deadline: .distantFuture)
-        isIdle = false
+        if inbox.count == 0, try await !waitForRequest() { return .leave }
         let arrival = reactor.now()
         let deadline = arrival.adding(milliseconds: transferMilliseconds)
         try await receive(atLeast: LMRequest.byteCount, deadline: deadline)

@@ -53,6 +53,9 @@ package final class Node: Sendable {
     private let readLeaseByteCount = Atomic<Int>(0)
     private let stagingByteCount = Atomic<Int>(0)
     private let stopping = Atomic<Bool>(false)
+    private let keptConnectionCount = Atomic<Int>(0)
+    /// Set where connections may outlive the node.
+    private let handOverKey = Mutex<[UInt8]?>(nil)
 
     /// A node over `tier`. `sharedMemory` is nil where local clients cannot map the arena.
     package init(
@@ -82,9 +85,25 @@ package final class Node: Sendable {
     /// Whether the node is on its way out: requests that have not begun are refused.
     package var isStopping: Bool { stopping.load(ordering: .acquiring) }
 
-    /// Refuses new requests from now on. The shards end their connections.
-    package func beginStop() {
+    /// Refuses new requests from now on. The shards end their connections, or let go of those that
+    /// the next daemon can go on with, if it is given `HandOver.keyByteCount` random
+    /// bytes.
+    package func beginStop(keepingConnectionsUnder key: [UInt8]? = nil) {
+        handOverKey.withLock { $0 = key }
         stopping.store(true, ordering: .releasing)
+    }
+
+    /// What the next daemon is told; nil when no connection is kept.
+    package var handOver: HandOver? {
+        handOverKey.withLock { $0 }.map { HandOver(key: $0, sizes: valueSizes.known) }
+    }
+
+    /// Whether connections outlive the node, as far as they can.
+    var keepsConnections: Bool { isStopping && handOverKey.withLock { $0 != nil } }
+
+    /// Counts a connection in that is kept; false when there are too many.
+    func connectionIsKept() -> Bool {
+        take(1, of: keptConnectionCount, limit: Limits.keptConnectionCountMax)
     }
 
     /// Connections being served.

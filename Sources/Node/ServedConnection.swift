@@ -29,6 +29,8 @@ class ServedConnection<R: Reactor> {
     enum Next {
         case goOn
         case close
+        /// The node stops, and the connection stands between two requests.
+        case leave
     }
 
     final let stream: R.Stream
@@ -41,6 +43,8 @@ class ServedConnection<R: Reactor> {
     final var namespace = NamespaceID.default
     /// Whether the connection waits for a request.
     final var isIdle = true
+    /// What outlives the node.
+    private(set) final var kept: KeptConnection<R>?
 
     init(_ seat: Seat<R>, inboxByteCount: Int) {
         stream = seat.stream
@@ -67,6 +71,44 @@ class ServedConnection<R: Reactor> {
     /// Ends the connection; operations under way fail.
     final func close() {
         stream.close()
+    }
+
+    // MARK: The next daemon
+
+    /// What the next daemon must know to go on with the connection, which waits for a request; nil
+    /// when it cannot.
+    var sessionToKeep: KeptSession? { nil }
+
+    /// Goes on as the daemon before would have.
+    func resume(_ session: ResumedSession) {}
+
+    /// Ends what waits for a request, since the node stops: at once, or by way of `leave`.
+    final func endIdle() {
+        if node.keepsConnections, sessionToKeep != nil { stream.interrupt() } else { close() }
+    }
+
+    /// Lets go of the connection, where the next daemon can go on with it.
+    final func leave() {
+        guard node.keepsConnections, let session = sessionToKeep, node.connectionIsKept(),
+            let connection = reactor.release(stream)
+        else { return }
+        kept = KeptConnection(connection: connection, name: session.name)
+    }
+
+    /// Waits for the first bytes of a request, where there are none yet; false when the node stops.
+    final nonisolated(nonsending) func waitForRequest() async throws(ConnectionEnd) -> Bool {
+        isIdle = true
+        // Nobody ends a connection that becomes idle while the node stops.
+        guard !node.isStopping else { return false }
+        do throws(IOFault) {
+            try await inbox.fill(atLeast: 1, from: stream, deadline: .distantFuture)
+        } catch {
+            guard error == .cancelled, node.isStopping else { throw ConnectionEnd(error) }
+            return false
+        }
+        isIdle = false
+        node.metrics.add(.bytesReceived, inbox.count)
+        return true
     }
 
     // MARK: Receiving

@@ -24,6 +24,8 @@ package actor Shard<R: Reactor> {
     /// Connections that are being told why they are not served.
     private var refusalCount = 0
     private let context = ShardContext()
+    /// Connections that have outlived the shard.
+    private var kept: [KeptConnection<R>] = []
 
     package nonisolated var unownedExecutor: UnownedSerialExecutor {
         // SAFETY: the shard keeps its reactor, and with it the executor, alive.
@@ -49,14 +51,16 @@ package actor Shard<R: Reactor> {
     }
 
     /// Serves an accepted connection until either side ends it; returns at once. The caller has
-    /// called `expectConnection`.
+    /// called `expectConnection`. `session` is what another daemon knew of it.
     package func serve(
-        _ accepted: R.Listener.Connection, speaking door: FrontDoor = .native
+        _ accepted: R.Listener.Connection, speaking door: FrontDoor = .native,
+        resuming session: ResumedSession? = nil
     ) {
         let seat = Seat(
             stream: reactor.adopt(accepted), reactor: reactor, node: node, shard: context,
             ssd: ssd)
         let connection = connection(seat, door)
+        if let session { connection.resume(session) }
         let slot = unusedSlots.popLast() ?? slots.count
         if slot == slots.count { slots.append(connection) } else { slots[slot] = connection }
         let isWelcome = !isStopped && node.connectionBegan(door)
@@ -84,6 +88,7 @@ package actor Shard<R: Reactor> {
 
     private func run(_ slot: Int, _ door: FrontDoor) async {
         await slots[slot]?.run()
+        if let one = slots[slot]?.kept { kept.append(one) }
         node.connectionEnded(door)
         forget(slot)
     }
@@ -125,16 +130,28 @@ package actor Shard<R: Reactor> {
         }
     }
 
-    /// Closes idle connections, and takes no new ones. The others end after the request that they
+    /// Ends idle connections, and takes no new ones. The others end after the request that they
     /// are at. The node's `beginStop` has been called.
     package func beginStop() {
         isStopped = true
-        for case let connection? in slots where connection.isIdle { connection.close() }
+        endIdle()
+    }
+
+    private func endIdle() {
+        for case let connection? in slots where connection.isIdle { connection.endIdle() }
+    }
+
+    /// The connections that have outlived the shard, once.
+    package func takeKept() -> [KeptConnection<R>] {
+        defer { kept = [] }
+        return kept
     }
 
     /// Waits until no connection is left; closes those that are at `deadline`.
     package func stop(by deadline: Instant) async {
         while !isEmpty, reactor.now() < deadline {
+            // Again: the ring may have been too full to interrupt all of them.
+            endIdle()
             guard await pause(milliseconds: 5) else { break }
         }
         for connection in slots { connection?.close() }

@@ -84,6 +84,11 @@ package final class SimulatedReactor: Reactor, @unchecked Sendable {
         return connection.take(by: self)
     }
 
+    package func release(_ stream: SimulatedStream) -> SimulatedConnection? {
+        assertHere()
+        return stream.detach() ? SimulatedConnection(stream) : nil
+    }
+
     package func openFile(
         _ path: String, _ mode: FileMode
     ) throws(IOFault) -> SimulatedFile {

@@ -49,8 +49,11 @@ package final class SimulatedStream: ByteStream {
                 SimulatedPipe.Receiving(operation: operation, buffer: buffer, minimum: minimum))
         }
         if case .failure(let fault) = result {
-            // After a timeout without a byte the stream is whole; after any other fault it is not.
-            let isWhole = fault == .deadlineExceeded && operationOfCall?.transferredByteCount == 0
+            // After a timeout or an interruption without a byte the stream is whole; after any
+            // other fault it is not.
+            let isWhole =
+                (fault == .deadlineExceeded || fault == .cancelled)
+                && operationOfCall?.transferredByteCount == 0
             if !isWhole { isSpent = true }
         }
         return try result.get()
@@ -78,6 +81,23 @@ package final class SimulatedStream: ByteStream {
         into buffer: PinnedBytes, deadline: Instant
     ) async throws(IOFault) -> (byteCount: Int, descriptor: Int32?) {
         throw .system(EOPNOTSUPP)
+    }
+
+    package func interrupt() {
+        guard let operation = incoming.receiving?.operation,
+            operation.transferredByteCount == 0
+        else { return }
+        operation.end(.failure(.cancelled))
+    }
+
+    /// Leaves the reactor, to be attached to another one; false when that cannot be.
+    func detach() -> Bool {
+        guard !isClosed, !isSpent, incoming.receiving == nil, outgoing.sending == nil else {
+            return false
+        }
+        leaveReactor()
+        reactor = nil
+        return true
     }
 
     package func close() {

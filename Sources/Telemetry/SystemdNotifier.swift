@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import CLinux
 import Glibc
 
 /// Tells systemd how the service is doing, as sd_notify(3) describes it, without libsystemd.
@@ -14,6 +15,12 @@ package struct SystemdNotifier: Sendable {
         case stopping
         /// The service is alive; due every `watchdogMicroseconds`.
         case watchdog
+        /// Keep the descriptor that comes along, and pass it to the next process of the service.
+        case keep(name: String)
+        /// Let go of all that is kept under this name.
+        case forget(name: String)
+        /// Close the descriptor that comes along, now that all before it has been taken in.
+        case barrier
 
         var text: String {
             switch self {
@@ -21,6 +28,9 @@ package struct SystemdNotifier: Sendable {
             case .status(let status): "STATUS=\(Self.line(status))"
             case .stopping: "STOPPING=1"
             case .watchdog: "WATCHDOG=1"
+            case .keep(let name): "FDSTORE=1\nFDNAME=\(Self.line(name))"
+            case .forget(let name): "FDSTOREREMOVE=1\nFDNAME=\(Self.line(name))"
+            case .barrier: "BARRIER=1"
             }
         }
 
@@ -43,6 +53,9 @@ package struct SystemdNotifier: Sendable {
     /// How often `.watchdog` is due: half of what systemd allows, as sd_watchdog_enabled(3)
     /// recommends. Nil when the unit sets no WatchdogSec= for this process.
     package let watchdogMicroseconds: UInt64?
+    /// Whether descriptors may be kept. A systemd before 254 does not tell: it closes what it may
+    /// not keep.
+    package let keepsDescriptors: Bool
 
     /// From the variables that systemd sets; nil when it did not start this process.
     package init?(environment: [String: String], processID: Int32 = getpid()) {
@@ -51,45 +64,48 @@ package struct SystemdNotifier: Sendable {
         let isForUs = environment["WATCHDOG_PID"].map { $0 == "\(processID)" } ?? true
         let allowed = environment["WATCHDOG_USEC"].flatMap { UInt64($0) } ?? 0
         watchdogMicroseconds = isForUs && allowed > 0 ? max(1, allowed / 2) : nil
+        keepsDescriptors = environment["FDSTORE"].map { (UInt64($0) ?? 0) > 0 } ?? true
     }
 
-    /// Sends `message`. Waits at most a second for a supervisor that is behind.
-    package func notify(_ message: Message) throws(Fault) {
-        var target = try socketAddress()
-        let descriptor = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue) | O_CLOEXEC, 0)
-        guard descriptor >= 0 else { throw .system(errno) }
-        defer { close(descriptor) }
-        var patience = timeval(tv_sec: 1, tv_usec: 0)
-        // SAFETY: the option's value is one timeval, as its length says.
-        unsafe setsockopt(
-            descriptor, SOL_SOCKET, SO_SNDTIMEO, &patience, UInt32(MemoryLayout<timeval>.size))
-        // The address ends with the path: an abstract name is not NUL-terminated.
-        let length = UInt32(MemoryLayout<sa_family_t>.size + address.utf8.count)
-        let bytes = Array(message.text.utf8)
-        // SAFETY: both runs are alive for the call, and no length exceeds its run: the path's
-        // was checked by `socketAddress`. A sockaddr_un may be seen as a sockaddr by design.
-        let count = unsafe withUnsafePointer(to: &target) { pointer in
-            unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { generic in
-                unsafe sendto(
-                    descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL), generic, length)
+    /// Sends `message`, with a copy of `descriptor` where one is given. Waits at most a second for
+    /// a supervisor that is behind.
+    package func notify(_ message: Message, descriptor: Int32? = nil) throws(Fault) {
+        // A path, or `@` and the name of an abstract socket.
+        let path = Array(address.utf8)
+        guard path.first == UInt8(ascii: "/") || path.first == UInt8(ascii: "@"),
+            (2...MemoryLayout.size(ofValue: sockaddr_un().sun_path)).contains(path.count)
+        else { throw .badAddress(address) }
+        var text = Array(message.text.utf8)
+        let result = unsafe path.withUnsafeBytes { path in
+            unsafe text.withUnsafeMutableBytes { text in
+                // SAFETY: both runs are alive for the call, which keeps neither.
+                unsafe clinux_datagram_send(
+                    path.baseAddress, path.count,
+                    clinux_run(start: text.baseAddress, count: text.count), descriptor ?? -1)
             }
         }
-        guard count == bytes.count else { throw .system(errno) }
+        guard result == 0 else { throw .system(-result) }
     }
 
-    /// `/path` or `@name`; the latter is an abstract socket, whose name begins with a NUL byte.
-    private func socketAddress() throws(Fault) -> sockaddr_un {
-        var target = sockaddr_un()
-        target.sun_family = sa_family_t(AF_UNIX)
-        var path = Array(address.utf8)
-        guard path.first == UInt8(ascii: "/") || path.first == UInt8(ascii: "@"),
-            (2...MemoryLayout.size(ofValue: target.sun_path)).contains(path.count)
-        else { throw .badAddress(address) }
-        if path[0] == UInt8(ascii: "@") { path[0] = 0 }
-        // SAFETY: the path was just checked to fit the field.
-        unsafe withUnsafeMutableBytes(of: &target.sun_path) { field in
-            unsafe field.copyBytes(from: path)
+    /// Waits until the supervisor has taken in all that it was told; false when that takes longer
+    /// than so many milliseconds. Blocks.
+    package func isHeard(withinMilliseconds milliseconds: Int32) throws(Fault) -> Bool {
+        var ends: [Int32] = [-1, -1]
+        // SAFETY: the array has room for the two descriptors.
+        let made = unsafe socketpair(
+            AF_UNIX, Int32(SOCK_STREAM.rawValue) | O_CLOEXEC, 0, &ends)
+        guard made == 0 else { throw .system(errno) }
+        defer { close(ends[0]) }
+        do throws(Fault) {
+            try notify(.barrier, descriptor: ends[1])
+        } catch {
+            close(ends[1])
+            throw error
         }
-        return target
+        close(ends[1])
+        // Readable at its end, too, which comes when nobody has the other descriptor any more.
+        var waiting = pollfd(fd: ends[0], events: Int16(POLLIN), revents: 0)
+        // SAFETY: one structure, as the count says.
+        return unsafe poll(&waiting, 1, milliseconds) == 1
     }
 }

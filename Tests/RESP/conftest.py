@@ -17,34 +17,49 @@ ANSWER_SECONDS_MAX = 30
 
 
 class Daemon:
-    """A running kvstored with a RESP and an lm listener."""
+    """A running kvstored with a RESP and an lm listener.
 
-    def __init__(self, folder, *arguments, budget="64MiB"):
+    With a `supervisor` it is started as systemd would; `before` is a daemon whose ports it takes.
+    """
+
+    def __init__(self, folder, *arguments, budget="64MiB", supervisor=None, before=None):
         self.folder = pathlib.Path(folder)
         self.ready = self.folder / "ready"
         self.ready.unlink(missing_ok=True)
         environment = {name: value for name, value in os.environ.items()
                        if not name.startswith("KVSTORED_")}
+        port, lm_port = (before.port, before.lm_port) if before else (0, 0)
+        command = [
+            os.environ["KVSTORED"], "--listen-unix-socket", "off", "--listen-tcp", "127.0.0.1:0",
+            "--memory-budget", budget, "--memory-registration", "off", "--io-shards", "1",
+            "--ready-file", str(self.ready), *arguments]
+        for option, one in (("--resp-listen", port), ("--lm-listen", lm_port)):
+            if option not in arguments:
+                command += [option, f"127.0.0.1:{one}"]
+        passed = ()
+        if supervisor:
+            command, passed, variables = supervisor.launch(command)
+            environment.update(variables)
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(
-                [os.environ["KVSTORED"], "--listen-unix-socket", "off", "--listen-tcp",
-                 "127.0.0.1:0", "--resp-listen", "127.0.0.1:0", "--lm-listen", "127.0.0.1:0",
-                 "--memory-budget", budget, "--memory-registration", "off", "--io-shards", "1",
-                 "--ready-file", self.ready, *arguments],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+                pass_fds=passed)
         end = time.monotonic() + READY_SECONDS_MAX
         while not self.ready.exists():
             assert self.process.poll() is None, (self.folder / "log").read_text()
             assert time.monotonic() < end, "the daemon is not ready"
             time.sleep(0.01)
         told = json.loads(self.ready.read_text())
-        self.port = int(told["resp"].rsplit(":", 1)[1])
-        self.lm_port = int(told["lm"].rsplit(":", 1)[1])
+        self.port, self.lm_port = (
+            int(told[door].rsplit(":", 1)[1]) if door in told else None for door in ("resp", "lm"))
 
     def resident_byte_count(self):
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         (line,) = [line for line in status.splitlines() if line.startswith("VmRSS:")]
         return int(line.split()[1]) << 10
+
+    def log(self):
+        return (self.folder / "log").read_text()
 
     def stop(self):
         if self.process.poll() is None:

@@ -5,7 +5,7 @@ import Telemetry
 import Testing
 
 /// A datagram socket that plays systemd.
-final class FakeSupervisor {
+final class FakeSupervisor: Sendable {
     let descriptor: Int32
 
     /// Binds `name`: a path, or `@…` for an abstract socket.
@@ -27,6 +27,29 @@ final class FakeSupervisor {
     }
 
     deinit { close(descriptor) }
+
+    /// A datagram and the descriptor that came along, which the caller closes.
+    func receiveWithDescriptor() -> (text: String, descriptor: Int32?) {
+        var buffer = [UInt8](repeating: 0, count: 1_024)
+        // A cmsghdr of one descriptor: 16 bytes of head, 4 of content, padded.
+        var control = [UInt64](repeating: 0, count: 3)
+        let count = unsafe buffer.withUnsafeMutableBytes { bytes in
+            unsafe control.withUnsafeMutableBytes { control in
+                var run = unsafe iovec(iov_base: bytes.baseAddress, iov_len: bytes.count)
+                // SAFETY: all that the message names outlives the call.
+                return unsafe withUnsafeMutablePointer(to: &run) { run in
+                    var message = unsafe msghdr()
+                    unsafe message.msg_iov = run
+                    unsafe message.msg_iovlen = 1
+                    unsafe message.msg_control = control.baseAddress
+                    unsafe message.msg_controllen = control.count
+                    return unsafe recvmsg(descriptor, &message, 0)
+                }
+            }
+        }
+        let text = String(decoding: buffer.prefix(max(0, count)), as: UTF8.self)
+        return (text, control[0] == 20 ? Int32(truncatingIfNeeded: control[2]) : nil)
+    }
 
     func receive() -> String {
         var buffer = [UInt8](repeating: 0, count: 1_024)
@@ -56,6 +79,58 @@ final class FakeSupervisor {
         #expect(supervisor.receive() == "STATUS=busy")
         try notifier.notify(.stopping)
         #expect(supervisor.receive() == "STOPPING=1")
+    }
+
+    @Test(arguments: names())
+    func `sends descriptors to be kept`(name: String) throws {
+        let supervisor = try FakeSupervisor(name)
+        defer { try? FileManager.default.removeItem(atPath: name) }
+        let notifier = try #require(SystemdNotifier(environment: ["NOTIFY_SOCKET": name]))
+        let ends = try pipeEnds()
+        defer { close(ends.reader) }
+        try notifier.notify(.keep(name: "a\nb"), descriptor: ends.writer)
+        close(ends.writer)
+        let (text, passed) = supervisor.receiveWithDescriptor()
+        #expect(text == "FDSTORE=1\nFDNAME=a b")
+        let copy = try #require(passed)
+        var byte: UInt8 = 7
+        // SAFETY: one byte, as the count says.
+        #expect(unsafe write(copy, &byte, 1) == 1)
+        close(copy)
+        #expect(unsafe read(ends.reader, &byte, 1) == 1)
+        try notifier.notify(.forget(name: "a"))
+        #expect(supervisor.receive() == "FDSTOREREMOVE=1\nFDNAME=a")
+    }
+
+    @Test func `waits until it is heard, and no longer than it may`() throws {
+        let name = Self.names()[1]
+        let supervisor = try FakeSupervisor(name)
+        let notifier = try #require(SystemdNotifier(environment: ["NOTIFY_SOCKET": name]))
+        #expect(try !notifier.isHeard(withinMilliseconds: 1))
+        let first = supervisor.receiveWithDescriptor()
+        #expect(first.text == "BARRIER=1")
+        close(try #require(first.descriptor))
+        let answering = Thread {
+            let (_, descriptor) = supervisor.receiveWithDescriptor()
+            if let descriptor { close(descriptor) }
+        }
+        answering.start()
+        #expect(try notifier.isHeard(withinMilliseconds: 30_000))
+    }
+
+    @Test(arguments: [(nil, true), ("0", false), ("512", true), ("x", false)] as [(String?, Bool)])
+    func `knows whether descriptors may be kept`(limit: String?, keeps: Bool) {
+        let notifier = SystemdNotifier(
+            environment: limit.map { ["NOTIFY_SOCKET": "/x", "FDSTORE": $0] }
+                ?? ["NOTIFY_SOCKET": "/x"])
+        #expect(notifier?.keepsDescriptors == keeps)
+    }
+
+    private func pipeEnds() throws -> (reader: Int32, writer: Int32) {
+        var ends: [Int32] = [-1, -1]
+        // SAFETY: room for the two descriptors.
+        try #require(unsafe pipe(&ends) == 0)
+        return (ends[0], ends[1])
     }
 
     @Test func `is absent when systemd did not start the process`() {

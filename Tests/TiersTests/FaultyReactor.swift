@@ -118,6 +118,8 @@ final class FaultyReactor: Reactor {
 
     func adopt(_ connection: Listener.Connection) -> Stream { base.adopt(connection) }
 
+    func release(_ stream: Stream) -> Listener.Connection? { base.release(stream) }
+
     func openFile(_ path: String, _ mode: FileMode) throws(IOFault) -> FaultyFile {
         FaultyFile(try base.openFile(path, mode), calls)
     }

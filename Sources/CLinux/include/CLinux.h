@@ -124,6 +124,9 @@ int clinux_socket_listen(int socket);
 // Blocking; for the probe of a stale Unix socket only.
 int clinux_socket_connect(int socket, const clinux_scratch *address, int address_length);
 int clinux_descriptor_set_nonblocking(int descriptor);
+// Makes a descriptor that another process opened like our own: closed on exec, and without
+// O_NONBLOCK. -EBADF when there is none.
+int clinux_descriptor_claim(int descriptor);
 // What a stream of the daemon wants; errors are those of setsockopt(2).
 int clinux_socket_set_stream_options(int socket, int idle_seconds, int interval_seconds,
                                      int probes);
@@ -134,9 +137,15 @@ int clinux_socket_name(int socket, bool peer, char text[CLINUX_ADDRESS_TEXT_BYTE
                        uint16_t *port);
 // SO_PEERCRED.
 int clinux_socket_peer(int socket, int32_t *process, uint32_t *user);
+// Whether it is a TCP socket that is connected: 1 or 0. Any descriptor may be asked about.
+int clinux_socket_is_tcp_connection(int socket);
 void clinux_socket_shutdown(int socket);
 // `clinux_socket_pair` is socketpair(AF_UNIX, SOCK_STREAM).
 int clinux_socket_pair(int descriptors[2]);
+
+// Sends one datagram to a Unix socket: a path, or `@` and the name of an abstract one; with a copy
+// of the descriptor `passed` unless that is negative. Waits at most a second for the receiver.
+int clinux_datagram_send(const char *path, size_t path_length, clinux_run text, int passed);
 
 // A message of two runs (the second may be empty) in `scratch`.
 void clinux_message_set(clinux_scratch *scratch, clinux_run first, clinux_run second);

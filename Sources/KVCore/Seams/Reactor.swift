@@ -41,6 +41,10 @@ package protocol Reactor: AnyObject, Sendable {
     /// Takes over a connection that a listener of any reactor accepted.
     func adopt(_ connection: Listener.Connection) -> Stream
 
+    /// The opposite of `adopt`: the connection goes on, and the stream is closed. Nil, and nothing
+    /// happens, when the stream is closed, not TCP, or has an operation under way.
+    func release(_ stream: Stream) -> Listener.Connection?
+
     /// Opens the file at `path`; blocking, at start-up and on the control path only.
     func openFile(_ path: String, _ mode: FileMode) throws(IOFault) -> File
 
@@ -75,8 +79,9 @@ package enum StreamAddress: Hashable, Sendable, CustomStringConvertible {
 
 /// A connected byte stream, confined to its reactor's executor.
 ///
-/// At most one receive and one send are under way at a time. After an error other than
-/// `.deadlineExceeded` on a receive of zero bytes the stream is only good for `close`.
+/// At most one receive and one send are under way at a time. After an error the stream is only good
+/// for `close`, except for `.deadlineExceeded`, and `.cancelled` by `interrupt`, of a receive that
+/// has got nothing.
 package protocol ByteStream: AnyObject {
     /// Receives at least `minimum` bytes (1...buffer.count), at most `buffer.count`, and returns
     /// how many. Throws `.closed` when the other side ends first, `.deadlineExceeded` in time.
@@ -114,6 +119,10 @@ package protocol ByteStream: AnyObject {
     /// The user id of the process at the other end of a Unix socket when it connected
     /// (SO_PEERCRED, unix(7)); nil for TCP, and after `close`. A system call.
     var peerUser: UInt32? { get }
+
+    /// Ends a receive under way: it throws `.cancelled`, unless something has just come. Nothing
+    /// happens where there is none.
+    func interrupt()
 
     /// Ends both directions now: operations under way throw `.closed`. May be called twice.
     func close()

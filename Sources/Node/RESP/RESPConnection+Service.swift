@@ -40,14 +40,15 @@ extension RESPConnection {
     private nonisolated(nonsending) func authenticate(
         _ password: PinnedBytes, isUserRight: Bool
     ) async throws(ConnectionEnd) -> Bool {
-        let isOpen = settings.passwords.isEmpty || settings.isOpened(by: password)
-        guard isOpen, isUserRight else {
+        let number = settings.number(of: password)
+        guard settings.passwords.isEmpty || number != nil, isUserRight else {
             node.metrics.add(.answersUnauthorized)
             guard await pause(milliseconds: refusalDelayMilliseconds) else { throw .closed }
             replies.error("WRONGPASS invalid username-password pair or user is disabled.")
             return false
         }
         parser.isAuthenticated = true
+        passwordNumber = number
         return true
     }
 

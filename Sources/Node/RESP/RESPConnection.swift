@@ -19,6 +19,8 @@ final class RESPConnection<R: Reactor>: ServedConnection<R> {
     /// Replies that have not been sent.
     var replies: RESPWriter
     var clientName: [UInt8] = []
+    /// Which password the client gave.
+    var passwordNumber: Int?
     /// Whether much came at once.
     private var isPipelining = false
     /// When the request began.
@@ -53,6 +55,7 @@ final class RESPConnection<R: Reactor>: ServedConnection<R> {
             var next = Next.goOn
             while next == .goOn { next = try await serveNextRequest() }
             try await flush()
+            if next == .leave { leave() }
         } catch {
             if error != .closed { node.metrics.add(.connectionsDropped) }
         }
@@ -74,6 +77,24 @@ final class RESPConnection<R: Reactor>: ServedConnection<R> {
         close()
     }
 
+    override var sessionToKeep: KeptSession? {
+        guard parser.isAuthenticated else { return nil }
+        guard let passwordNumber else {
+            return KeptSession(.resp(version: replies.version.rawValue, .open))
+        }
+        guard let handOver = node.handOver else { return nil }
+        return KeptSession(
+            .resp(
+                version: replies.version.rawValue,
+                .password(mark: handOver.mark(of: settings.passwords[passwordNumber]))))
+    }
+
+    override func resume(_ session: ResumedSession) {
+        parser.isAuthenticated = true
+        passwordNumber = session.passwordNumber
+        replies.version = RESPWriter.Version(rawValue: session.version) ?? .two
+    }
+
     // MARK: Requests
 
     private nonisolated(nonsending) func serveNextRequest() async throws(ConnectionEnd) -> Next {
@@ -83,11 +104,7 @@ final class RESPConnection<R: Reactor>: ServedConnection<R> {
             if replies.count > Limits.respBufferByteCount / 2 { isPipelining = true }
             try await flush()
             if !isPipelining { giveBackLargeBuffers() }
-            isIdle = true
-            // Nobody closes a connection that becomes idle while the node stops.
-            guard !node.isStopping else { return .close }
-            try await receive(atLeast: 1, deadline: .distantFuture)
-            isIdle = false
+            guard try await waitForRequest() else { return .leave }
             isPipelining = inbox.count > Limits.respBufferByteCount / 2
             if isPipelining { _ = takeLargeBuffers() }
         }

@@ -14,25 +14,38 @@ SOURCE = pathlib.Path(os.environ["LMCACHE_SOURCE"])
 
 
 class Daemon:
-    """kvstored on addresses that stay the same over a restart."""
+    """kvstored on addresses that stay the same over a restart.
 
-    def __init__(self, folder, options=(), memory_budget="512MiB"):
+    With a `supervisor` (Tests/RESP/supervisor.py) it is started as systemd would.
+    """
+
+    def __init__(self, folder, options=(), memory_budget="512MiB", supervisor=None):
         self.folder = pathlib.Path(folder)
         self.unix = f"unix:{folder}/socket"
-        self.options = options
+        self.options = list(options)
         self.memory_budget = memory_budget
+        self.supervisor = supervisor
         self.process = None
         self.told = {}
 
     def start(self):
         ready = self.folder / "ready"
         ready.unlink(missing_ok=True)
+        command = [
+            os.environ["KVSTORED"], "--listen-unix-socket", f"{self.folder}/socket",
+            "--listen-tcp", "127.0.0.1:0", "--memory-budget", self.memory_budget, "--ready-file",
+            str(ready), "--log-level", "error", *self.options]
+        passed, variables = (), {}
+        if self.supervisor:
+            command, passed, variables = self.supervisor.launch(command)
         self.process = subprocess.Popen(
-            [os.environ["KVSTORED"], "--listen-unix-socket", f"{self.folder}/socket",
-             "--listen-tcp", "127.0.0.1:0", "--memory-budget", self.memory_budget, "--ready-file",
-             str(ready), "--log-level", "error", *self.options])
+            command, pass_fds=passed, env={**os.environ, **variables})
         wait_until(lambda: ready.exists() and ready.stat().st_size, "kvstored is not ready")
         self.told = json.loads(ready.read_text())
+        for door in ("resp", "lm"):
+            if door in self.told:
+                place = self.options.index(f"--{door}-listen") + 1
+                self.options[place] = self.told[door].removeprefix("tcp:")
 
     def kill(self):
         """As a crash: nothing is said to anybody."""

@@ -2,14 +2,19 @@
 """LMCache's own clients, with nothing of ours installed, over our RESP and lm listeners."""
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import tempfile
+import threading
 
 import pytest
 from support import SOURCE, Daemon, check_basic, check_bench, run, run_bench, run_until
 from test_native_plugin import adapter_of, key, memory, works
 from test_remote_plugin import FULL, engine_of
+
+sys.path.append(str(pathlib.Path(__file__).parents[4] / "Tests" / "RESP"))
+from supervisor import Supervisor  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     "--resp-listen" not in subprocess.run(
@@ -149,3 +154,62 @@ def test_lm_evicts_where_the_reference_server_grows_without_bound():
                 assert not engine.backend.contains(engine.key(first))
         finally:
             small.stop()
+
+
+# Over a restart in order, for which systemd keeps the sockets; after a crash nothing helps -------
+
+
+@pytest.fixture
+def supervised():
+    with tempfile.TemporaryDirectory(prefix="kvstore-") as folder:
+        (pathlib.Path(folder) / "ssd").mkdir()
+        with Supervisor(folder) as supervisor:
+            made = Daemon(folder, [
+                "--resp-listen", "127.0.0.1:0", "--resp-lmcache-strict-replies", "true",
+                "--lm-listen", "127.0.0.1:0", "--ssd-directories", f"{folder}/ssd",
+                "--ssd-capacity", "1GiB"], "256MiB", supervisor)
+            made.start()
+            try:
+                yield made
+            finally:
+                made.stop()
+
+
+def test_the_stock_clients_go_on_after_a_restart_resp(supervised):
+    with adapter_of(resp_adapter(supervised, num_workers=4)) as adapter:
+        for number in range(3):
+            keys = [key(10 * number + each) for each in range(8)]
+            assert works(adapter, keys)
+            supervised.stop()
+            supervised.start()
+            assert adapter.lookup([*keys, key(1000)]) == [True] * 8 + [False]
+            objects = [memory(0.0) for _ in keys]
+            assert adapter.load(keys, objects, seconds=60) == [True] * 8
+            assert all(bool((one.tensor == each + 1.0).all()) for each, one in enumerate(objects))
+            assert adapter.load([key(1001)], [memory(0.0)], seconds=60) == [False]
+
+
+def test_a_load_that_is_asked_for_while_no_daemon_runs_is_answered_resp(supervised):
+    with adapter_of(resp_adapter(supervised, num_workers=2)) as adapter:
+        assert works(adapter, [key(1), key(2)])
+        supervised.stop()
+        loaded, objects = [], [memory(0.0), memory(0.0)]
+        loading = threading.Thread(target=lambda: loaded.extend(
+            adapter.load([key(1), key(2)], objects, seconds=60)))
+        loading.start()
+        supervised.start()
+        loading.join()
+        assert loaded == [True, True]
+        assert bool((objects[1].tensor == 2.0).all())
+
+
+def test_the_stock_clients_go_on_after_a_restart_lm(supervised):
+    with engine_of(supervised, url=f"lm://127.0.0.1:{port(supervised, 'lm')}") as engine:
+        for number in range(3):
+            engine.put([number], [engine.made(number + 1)])
+            assert engine.get([number, 99]) == [(FULL, number + 1.0), None]
+            supervised.stop()
+            supervised.start()
+            assert engine.get([number, 98]) == [(FULL, number + 1.0), None]
+            assert engine.backend.contains(engine.key(number))
+            assert not engine.backend.contains(engine.key(98))
