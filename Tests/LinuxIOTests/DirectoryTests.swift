@@ -88,7 +88,7 @@ private func withDirectory(
             #expect(try directory.byteCount(of: "a") == 2 << 20)
             let read = OwnedBytes(count: 8_192, alignment: 4_096)
             try await file.read(into: read.bytes, at: 0)
-            #expect(read.bytes.prefix(4_096).isEqual(to: written))
+            #expect(read.bytes.prefix(4_096).holds(sameAs: written))
             #expect(read.bytes.dropFirst(4_096).array.allSatisfy { $0 == 0 })
             file.close()
         }
@@ -128,7 +128,7 @@ private func withDirectory(
                 let file = other.reactor.attach(handle)
                 let read = OwnedBytes(count: 8_192, alignment: 4_096)
                 try await file.read(into: read.bytes, at: 4_096)
-                #expect(read.bytes.isEqual(to: written.bytes))
+                #expect(read.bytes.holds(sameAs: written.bytes))
                 file.close()
             }
         }

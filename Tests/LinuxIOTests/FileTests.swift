@@ -20,17 +20,17 @@ import Testing
             try await file.write(written.bytes, at: 8_192)
             try await file.synchronize()
             try await file.read(into: read.bytes, at: 8_192)
-            #expect(read.bytes.isEqual(to: written.bytes))
+            #expect(read.bytes.holds(sameAs: written.bytes))
             let part = read.bytes.prefix(4_096)
             try await file.read(into: part, at: 8_192 + 65_536)
-            #expect(part.isEqual(to: written.bytes.slice(offset: 65_536, count: 4_096)))
+            #expect(part.holds(sameAs: written.bytes.slice(offset: 65_536, count: 4_096)))
             let beyond = await fault { try await file.read(into: read.bytes, at: 8_192 + 4_096) }
             #expect(beyond == .closed)
             file.close()
 
             let again = try reactor.openFile(path, .readOnly)
             try await again.read(into: read.bytes, at: 8_192)
-            #expect(read.bytes.isEqual(to: written.bytes))
+            #expect(read.bytes.holds(sameAs: written.bytes))
             let refused = await fault { try await again.write(written.bytes, at: 0) }
             #expect(refused == .system(EBADF))
             again.close()
@@ -66,7 +66,7 @@ import Testing
                 }
             }
             for read in reads { try await read.value }
-            #expect(target.bytes.isEqual(to: source.bytes))
+            #expect(target.bytes.holds(sameAs: source.bytes))
             file.close()
         }
         #expect(unsafe unlink(path) == 0)
@@ -99,11 +99,11 @@ import Testing
             }
             try await file.write(source, at: 0)
             try await file.read(into: target, at: 0)
-            #expect(target.isEqual(to: source))
+            #expect(target.holds(sameAs: source))
             // Memory outside of the arena does as well.
             let other = OwnedBytes(count: 1 << 20, alignment: 4_096)
             try await file.read(into: other.bytes, at: 0)
-            #expect(other.bytes.isEqual(to: source))
+            #expect(other.bytes.holds(sameAs: source))
             file.close()
         }
         shard.reactor.join()

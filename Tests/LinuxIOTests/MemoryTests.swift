@@ -23,14 +23,14 @@ import Testing
         #expect(arena.warnings.isEmpty == (backing != .smallPages))
         #expect(arena.bytes.count == 4 << 20)
         let zeroes = OwnedBytes(count: 4 << 20)
-        #expect(arena.bytes.isEqual(to: zeroes.bytes))
+        #expect(arena.bytes.holds(sameAs: zeroes.bytes))
         withExtendedLifetime(zeroes) {}
         arena.bytes.withMutableBytes {
             $0.storeBytes(of: 77, toByteOffset: 4_096, as: UInt8.self)
         }
         let reader = try SharedMapping(
             descriptor: dup(arena.descriptor), byteCount: .mebibytes(4), access: .readOnly)
-        #expect(reader.bytes.isEqual(to: arena.bytes))
+        #expect(reader.bytes.holds(sameAs: arena.bytes))
         #expect(throws: IOFault.system(EPERM)) {
             _ = try SharedMapping(
                 descriptor: dup(arena.descriptor), byteCount: .mebibytes(4), access: .readWrite)
@@ -74,7 +74,7 @@ import Testing
         let other = try SharedMapping(
             descriptor: dup(region.descriptor), byteCount: .kibibytes(8), access: .readWrite)
         other.bytes.withMutableBytes { $0.storeBytes(of: 5, toByteOffset: 8_191, as: UInt8.self) }
-        #expect(region.bytes.isEqual(to: other.bytes))
+        #expect(region.bytes.holds(sameAs: other.bytes))
         #expect(ftruncate(region.descriptor, 4_096) == -1)
         #expect(ftruncate(region.descriptor, 1 << 20) == -1)
     }

@@ -105,8 +105,4 @@ extension PinnedBytes {
             (0..<span.byteCount).map { unsafe span.unsafeLoad(fromByteOffset: $0, as: UInt8.self) }
         }
     }
-
-    func isEqual(to other: PinnedBytes) -> Bool {
-        unsafe count == other.count && memcmp(start, other.start, count) == 0
-    }
 }

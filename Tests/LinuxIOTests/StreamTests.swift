@@ -69,7 +69,7 @@ import Testing
                     into: piece, minimum: piece.count, deadline: soon(reactor))
             }
             try await sender.value
-            #expect(arrived.bytes.isEqual(to: value.bytes))
+            #expect(arrived.bytes.holds(sameAs: value.bytes))
             #expect(reactor.activeTransferCount == 0)
             client.close()
             server.close()
@@ -425,7 +425,7 @@ import Testing
                 try await client.send(buffer.bytes, deadline: soon(reactor))
                 _ = try await client.receive(
                     into: back.bytes, minimum: 64, deadline: soon(reactor))
-                #expect(back.bytes.isEqual(to: buffer.bytes))
+                #expect(back.bytes.holds(sameAs: buffer.bytes))
                 client.close()
             }
             try await echo.value

@@ -60,7 +60,7 @@ private struct Workload {
 
     private func check(_ bytes: PinnedBytes, _ number: UInt64) {
         let expected = chunk(number, count: byteCount)
-        #expect(bytes.isEqual(to: expected.bytes))
+        #expect(bytes.holds(sameAs: expected.bytes))
     }
 
     private func read() async throws {

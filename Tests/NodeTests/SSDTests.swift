@@ -66,7 +66,7 @@ extension Client {
                 continue
             }
             let expected = NodeTests.chunk(number, count: byteCount)
-            #expect(memory.bytes.isEqual(to: expected.bytes), "\(number)")
+            #expect(memory.bytes.holds(sameAs: expected.bytes), "\(number)")
             found.append(number)
         }
         return found
@@ -115,7 +115,7 @@ extension Client {
                 let part = try await client.fetch(
                     key(1), GetOptions(range: range), deadline: client.soon)
                 let expected = bytes.bytes.slice(offset: offset, count: count)
-                #expect(part?.bytes.isEqual(to: expected) == true)
+                #expect(part?.bytes.holds(sameAs: expected) == true)
                 #expect(world.ssdReadByteCount - before <= count + 3 * 65_536)
             }
             #expect(try await client.tiers(1..<2) == [LookupRecord.ssdTier])
@@ -149,7 +149,7 @@ extension Client {
                 switch outcome {
                 case .leased(let leased):
                     let expected = chunk(UInt64(number), count: byteCount)
-                    #expect(leased.bytes.isEqual(to: expected.bytes))
+                    #expect(leased.bytes.holds(sameAs: expected.bytes))
                     leases.append(leased.id)
                 case .missed(let status): #expect(status == .notFound && number == 20)
                 }

@@ -23,7 +23,7 @@ import Wire
                 #expect(
                     try await client.put(label, bytes.bytes, deadline: client.soon) == .exists)
                 let fetched = try await client.fetch(key, deadline: client.soon)
-                #expect(fetched?.bytes.isEqual(to: bytes.bytes) == true)
+                #expect(fetched?.bytes.holds(sameAs: bytes.bytes) == true)
                 let facts = try await client.chunkStatistics(key, deadline: client.soon)
                 #expect(facts?.byteCount == count)
                 #expect(facts?.layout == label.layout)
@@ -65,7 +65,7 @@ import Wire
             #expect(
                 try await second.put(label, other.bytes, deadline: second.soon) == .stored)
             let own = try await first.fetch(key(1), deadline: first.soon)
-            #expect(own?.bytes.isEqual(to: bytes.bytes) == true)
+            #expect(own?.bytes.holds(sameAs: bytes.bytes) == true)
             #expect(!first.sharesMemory)
             for (namespace, token) in [("a", [2]), ("b", []), ("", []), ("c", [1])]
                 as [(String, [UInt8])]

@@ -34,10 +34,10 @@ extension Client {
             _ = try await client.put(
                 ChunkLabel(key: key(1)), bytes.bytes, deadline: client.soon)
             let leased = try await client.lease(one: key(1))
-            #expect(leased.bytes.isEqual(to: bytes.bytes))
+            #expect(leased.bytes.holds(sameAs: bytes.bytes))
             #expect(leased.checksum == Checksum.of(bytes.bytes))
             #expect(try await client.delete([key(1)], deadline: client.soon) == [.ok])
-            #expect(leased.bytes.isEqual(to: bytes.bytes))
+            #expect(leased.bytes.holds(sameAs: bytes.bytes))
             #expect(client.isGood(leased))
             #expect(world.node.tier.statistics().usedByteCount > 0)
             #expect(try await client.release([leased.id], deadline: client.soon) == 1)
@@ -139,7 +139,7 @@ extension Client {
             }
             #expect(world.node.tier.statistics().evictionCount > 0)
             for (leased, expected) in leases {
-                #expect(leased.bytes.isEqual(to: expected.bytes))
+                #expect(leased.bytes.holds(sameAs: expected.bytes))
             }
             let found = try await client.lookup(
                 (0..<10).map { key($0) }, .everyKey, deadline: client.soon)
@@ -176,7 +176,7 @@ extension Client {
             #expect(try await client.commit(third, deadline: client.soon) == .exists)
             #expect(try await reserve() == nil)
             let fetched = try await client.fetch(key(1), deadline: client.soon)
-            #expect(fetched?.bytes.isEqual(to: bytes.bytes) == true)
+            #expect(fetched?.bytes.holds(sameAs: bytes.bytes) == true)
             client.close()
             try await world.until("staging ends") { $0.node.openStagingByteCount == 0 }
         }

@@ -294,9 +294,3 @@ func chunk(_ seed: UInt64, count: Int) -> OwnedBytes {
     }
     return memory
 }
-
-extension PinnedBytes {
-    func isEqual(to other: PinnedBytes) -> Bool {
-        unsafe count == other.count && memcmp(start, other.start, count) == 0
-    }
-}

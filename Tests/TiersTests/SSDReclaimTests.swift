@@ -53,6 +53,19 @@ import Testing
         }
     }
 
+    @Test func `writes again what memory serves, not all that it has`() async throws {
+        let directories = try TestDirectories()
+        try await withStore(options(directories)) { test in
+            for number in 0..<20 as Range<UInt64> { test.put(number) }
+            try await test.sealAll()
+            for number in [7, 8] as [UInt64] { #expect(await test.read(number) == .ok) }
+            #expect(await test.store.reclaimOldestNow())
+            #expect(present(0..<20, test) == [7, 8])
+            #expect(test.tier.statistics().reinsertionCount == 2)
+            #expect(test.memory.isResident(ChunkName(.default, key(9))))
+        }
+    }
+
     @Test func `spares what was read once, for half of what is gained`() async throws {
         let directories = try TestDirectories()
         try await withStore(options(directories)) { test in

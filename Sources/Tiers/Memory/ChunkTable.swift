@@ -30,6 +30,8 @@ struct ChunkEntry {
     /// Live and held, but not in the policy's order: it came from SSD for one reader, and joins the
     /// order as its coldest when that one lets go, unless it is used before.
     var isAside = false
+    /// Read or looked up since it came.
+    var wasUsed = false
     /// Raised whenever the slot is given to another chunk, so that a stale handle is noticed.
     var generation: UInt32
     /// Readers and leases that need the bytes to stay.

@@ -88,6 +88,14 @@ extension RAMTier {
         state.withLock { $0.table.find(name.namespace, name.key) != nil }
     }
 
+    /// Whether the chunk is in memory, was used there, and not so long ago that it would go soon.
+    func isInUse(_ name: ChunkName) -> Bool {
+        state.withLock { state in
+            guard let slot = state.table.find(name.namespace, name.key) else { return false }
+            return state.table[slot].wasUsed && !state.policy.isCold(slot)
+        }
+    }
+
     /// Keeps a chunk from being evicted until `end`; in the past: no longer. Pins take at most
     /// half of the arena.
     /// - Returns: `ok`, `notFound`, or `busy` when too much is pinned.

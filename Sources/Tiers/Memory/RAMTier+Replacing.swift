@@ -17,15 +17,7 @@ extension RAMTier {
 
     /// Takes space for a chunk, whether or not there is one of its name. As `reserve` otherwise.
     package func reserveToReplace(_ proposal: ChunkProposal) -> ReserveResult {
-        guard proposal.byteCount > 0, proposal.byteCount <= chunkByteCountMax else {
-            return .refused(.tooLarge)
-        }
-        let granule = Limits.arenaGranuleByteCount
-        let granuleCount = (proposal.byteCount + granule - 1) / granule
-        let outcome = state.withLock { state in
-            state.takeSpace(granuleCount: granuleCount, for: proposal)
-        }
-        return result(of: outcome, proposal)
+        takeSpace(proposal)
     }
 
     /// Makes the chunk of a reservation visible and the one of its name unfindable, at once.

@@ -149,39 +149,36 @@ package final class RAMTier: Sendable {
 
     /// Takes space for a chunk. Evicts what it must, at most 64 chunks a call.
     package func reserve(_ proposal: ChunkProposal, now: Instant) -> ReserveResult {
-        guard proposal.byteCount > 0, proposal.byteCount <= chunkByteCountMax else {
-            return .refused(.tooLarge)
-        }
-        let granule = Limits.arenaGranuleByteCount
-        let granuleCount = (proposal.byteCount + granule - 1) / granule
-        let outcome = state.withLock { state -> RAMTierState.SlotOutcome in
-            if let slot = state.findUnexpired(proposal.namespace, proposal.key, now) {
-                state.touch(slot)
-                return .refused(.exists)
+        takeSpace(proposal) { state in
+            guard let slot = state.findUnexpired(proposal.namespace, proposal.key, now) else {
+                return nil
             }
-            return state.takeSpace(granuleCount: granuleCount, for: proposal)
+            state.touch(slot)
+            return .exists
         }
-        return result(of: outcome, proposal)
     }
 
     /// Takes space that nobody will ever find: for a part of a chunk.
     package func reserveScratch(byteCount: Int) -> ReserveResult {
-        let proposal = ChunkProposal(
-            namespace: .default, key: ChunkKey(words: (0, 0, 0, 0)), layout: .opaque,
-            byteCount: byteCount)
-        guard byteCount > 0, byteCount <= chunkByteCountMax else { return .refused(.tooLarge) }
-        let granule = Limits.arenaGranuleByteCount
-        let granuleCount = (byteCount + granule - 1) / granule
-        let outcome = state.withLock { state in
-            state.takeSpace(granuleCount: granuleCount, for: proposal)
-        }
-        return result(of: outcome, proposal)
+        takeSpace(
+            ChunkProposal(
+                namespace: .default, key: ChunkKey(words: (0, 0, 0, 0)), layout: .opaque,
+                byteCount: byteCount))
     }
 
-    func result(
-        of outcome: RAMTierState.SlotOutcome, _ proposal: ChunkProposal
+    /// Takes space for a chunk unless `refusal`, asked under the lock, says why not.
+    func takeSpace(
+        _ proposal: ChunkProposal, unless refusal: (inout RAMTierState) -> Status? = { _ in nil }
     ) -> ReserveResult {
+        guard proposal.byteCount > 0, proposal.byteCount <= chunkByteCountMax else {
+            return .refused(.tooLarge)
+        }
         let granule = Limits.arenaGranuleByteCount
+        let outcome = state.withLock { state -> RAMTierState.SlotOutcome in
+            if let status = refusal(&state) { return .refused(status) }
+            return state.takeSpace(
+                granuleCount: (proposal.byteCount + granule - 1) / granule, for: proposal)
+        }
         switch outcome {
         case .refused(let status): return .refused(status)
         case .callAgain: return .callAgain

@@ -189,6 +189,7 @@ struct RAMTierState: ~Copyable {
 
     /// Counts a use for eviction.
     mutating func touch(_ slot: UInt32) {
+        table[slot].wasUsed = true
         guard table[slot].isAside else { return policy.used(slot) }
         table[slot].isAside = false
         policy.inserted(slot)

@@ -212,8 +212,8 @@ extension SSDStore {
             switch tier.fate(of: name, at: place, wallMilliseconds: wall) {
             case .dead: continue
             case .worthKeeping(let isPinned): mustBeKept = mustBeKept || isPinned
-            // Memory may serve it, so that its uses do not show here.
-            case .worthless: isKept = isKept && memory.isResident(name)
+            // Memory serves it, so that its uses do not show here.
+            case .worthless: isKept = isKept && memory.isInUse(name)
             }
             guard isKept || mustBeKept else {
                 dropped.insert(entry.block)
