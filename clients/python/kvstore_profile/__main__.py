@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""usage: python -m kvstore_profile MODEL_FOLDER TEXT.jsonl PROFILE [options]
+
+Learns a profile of a model of transformers from passages, one JSON object with `text` a line.
+
+  --passages N       how many passages to learn from (default 48)
+  --tokens N         tokens of each (default 1024)
+  --fisher N         how many of them also tell what an error costs; 0: all errors cost the
+                     same, for which no gradients are needed (default 16)
+  --threads N        of torch (default 1)
+  --no-predictors    mode scalar alone: a profile of less than a megabyte
+  --require NAME=VALUE   a field that a layout's description must have; may be given again
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from kvstore_profile import container, learning
+from kvstore_profile.scalar import EXACT_ROWS
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(usage=__doc__.removeprefix("usage: "), add_help=False)
+    parser.add_argument("model")
+    parser.add_argument("text", type=Path)
+    parser.add_argument("profile", type=Path)
+    parser.add_argument("--passages", type=int, default=48)
+    parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--fisher", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--no-predictors", action="store_true")
+    parser.add_argument("--require", action="append", default=[], metavar="NAME=VALUE")
+    return parser.parse_args()
+
+
+def tell(line: str) -> None:
+    print(f"profile: {line}", file=sys.stderr, flush=True)
+
+
+def passages(model, options: argparse.Namespace) -> list[list[int]]:
+    """Spread over the file, so that a few passages are of as many sources as the file has."""
+    texts = [json.loads(line)["text"] for line in options.text.open()]
+    cut = [tokens for text in texts if (tokens := model.tokens(text, options.tokens)) is not None]
+    stride = 6
+    order = [index for start in range(stride) for index in range(start, len(cut), stride)]
+    return [cut[index] for index in order[:options.passages]]
+
+
+def fisher_of(model, chosen: list[list[int]]) -> np.ndarray:
+    """`[layer, kind, column, column]`, the mean over tokens."""
+    total, count = None, 0
+    for number, tokens in enumerate(chosen):
+        gradients = model.sensitivity(tokens, seed=number)[:, :, EXACT_ROWS:]
+        product = np.matmul(gradients.transpose(0, 1, 3, 2), gradients).astype(np.float64)
+        total = product if total is None else total + product
+        count += gradients.shape[2]
+        tell(f"gradients of passage {number + 1} of {len(chosen)}")
+    return total / count
+
+
+def main() -> None:
+    options = arguments()
+    from kvstore_profile.model import Model, rotate
+
+    model = Model(options.model, options.threads)
+    shape = model.shape
+    chosen = passages(model, options)
+    if len(chosen) < 2:
+        sys.exit(f"profile: fewer than 2 passages of {options.text} have {options.tokens} tokens")
+    fisher = fisher_of(model, chosen[:options.fisher]) if options.fisher else None
+    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+        dumps = np.lib.format.open_memmap(
+            file.name, mode="w+", dtype=np.float16,
+            shape=(len(chosen), shape.layer_count, 2, options.tokens, shape.column_count))
+        for number, tokens in enumerate(chosen):
+            dumps[number] = np.clip(model.keys_and_values(tokens), -60000, 60000)
+        tell(f"keys and values of {len(chosen)} passages")
+        profile = learning.learn(
+            dumps, fisher, with_predictors=not options.no_predictors, progress=tell,
+            turn=lambda keys, layer: rotate(keys, shape, layer))
+    requirements: dict[str, str | int] = {
+        "layers": shape.layer_count, "kv_heads": shape.head_count, "head_dim": shape.head_dim}
+    requirements.update(field.split("=", 1) for field in options.require)
+    note = (f"{len(chosen)} passages of {options.tokens} tokens of {options.text.name}; "
+            f"gradients of {min(options.fisher, len(chosen))}")
+    data = container.encode(profile, requirements,
+                            container.rotation(shape.frequencies, shape.turns), note)
+    options.profile.write_bytes(data)
+    tell(f"{options.profile}: {len(data)} bytes, hash {container.profile_hash(data).hex()}")
+
+
+if __name__ == "__main__":
+    main()
