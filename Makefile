@@ -47,6 +47,9 @@ bench-lmcache:  ## Compare with Redis behind LMCache, by LMCache's own benchmark
 	dev/build-libkvstore
 	dev/bench-lmcache
 
+eval-codec:  ## Judge the codec by a model's answers (MODEL=smollm2, TEXT=passages.jsonl)
+	dev/eval-codec $(or $(MODEL),smollm2) $(TEXT)
+
 simulate:  ## Crash a simulated node under SEEDS=10000 seeds
 	dev/simulate $(SEEDS)
 
@@ -64,4 +67,4 @@ generate:  ## Rewrite the generated documents
 	dev/generate
 
 .PHONY: help setup test test-lmcache demo bench bench-redis bench-ssd bench-ssd-recovery \
-	bench-lmcache simulate fuzz crash-test format generate
+	bench-lmcache eval-codec simulate fuzz crash-test format generate

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""usage: evaluate.py --model FOLDER --text FILE.jsonl --profile FILE [options]
+
+Replaces the keys and values of a prefix by what the codec makes of them, and compares what the model
+says about the real text behind it with what it says by the exact ones.
+
+  --modes S,P             what to judge (default both)
+  --passages N            of the text, the first N that are long enough (default 8)
+  --needles N             retrieval: N passages with a fact at each of five depths (default 2)
+  --history               also chunks that are computed from coded chunks before them
+"""
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import coders
+import numpy as np
+import scoring
+import torch
+from kvstore_profile import container
+from kvstore_profile.model import Model
+from transformers import DynamicCache
+
+PREFIX_TOKENS = 1024
+SCORED_TOKENS = 256
+CHUNK_TOKENS = 256
+DEPTHS = (0.05, 0.25, 0.5, 0.75, 0.95)
+NAMES = ("Alice", "Robert", "Maria", "Thomas", "Julia")
+
+
+class Judge:
+    """A model whose keys and values can be replaced."""
+
+    def __init__(self, folder: str) -> None:
+        self.model = Model(folder)
+        self.shape = self.model.shape
+
+    def cache(self, chunks: list[np.ndarray]) -> DynamicCache:
+        """Of keys after the rotary embedding."""
+        cache = DynamicCache(config=self.model.config)
+        joined = torch.from_numpy(np.concatenate(chunks, axis=2))
+        heads = (joined.shape[2], self.shape.head_count, self.shape.head_dim)
+        for layer in range(self.shape.layer_count):
+            key, value = (joined[layer, kind].reshape(heads).transpose(0, 1)[None].contiguous()
+                          for kind in (0, 1))
+            cache.update(key, value, layer)
+        return cache
+
+    def log_probabilities(self, chunks: list[np.ndarray], tokens: list[int]) -> np.ndarray:
+        """Of what stands behind each of `tokens`, which stand behind the chunks."""
+        with torch.inference_mode():
+            logits = self.model.network(torch.tensor([tokens]), past_key_values=self.cache(chunks),
+                                        use_cache=True).logits[0]
+            return torch.log_softmax(logits.float(), -1).numpy()
+
+    def next_chunk(self, chunks: list[np.ndarray], tokens: list[int]) -> np.ndarray:
+        """Keys and values of `tokens` behind the chunks, as an engine in bfloat16 has them."""
+        cache = self.cache(chunks) if chunks else DynamicCache(config=self.model.config)
+        with torch.inference_mode():
+            self.model.network.model(torch.tensor([tokens]), past_key_values=cache, use_cache=True)
+        pairs = []
+        for layer in cache.layers:
+            pair = [tensor[0, :, -len(tokens):].transpose(0, 1).reshape(len(tokens), -1)
+                    for tensor in (layer.keys, layer.values)]
+            pairs.append(torch.stack(pair))
+        return coders.to_bfloat16(torch.stack(pairs).numpy())
+
+    def exact_chunks(self, tokens: list[int]) -> list[np.ndarray]:
+        chunks: list[np.ndarray] = []
+        for start in range(0, len(tokens), CHUNK_TOKENS):
+            chunks.append(self.next_chunk(chunks, tokens[start:start + CHUNK_TOKENS]))
+        return chunks
+
+
+def coded_chunks(coder, chunks, scores) -> list[np.ndarray]:
+    coded = []
+    position = 0
+    for chunk in chunks:
+        one = coder.code(chunk, position)
+        position += chunk.shape[2]
+        scores.encoded_bytes += one.byte_count
+        scores.value_count += chunk.size
+        scores.payload_bytes += 2 * chunk.size
+        scores.encode_seconds += one.encode_seconds
+        scores.decode_seconds += one.decode_seconds
+        coded.append(one.values)
+    return coded
+
+
+def judge_texts(judge, contenders, texts, passage_count, with_history) -> None:
+    results = {name: scoring.Scores() for name in contenders}
+    histories = {name: scoring.Scores() for name in contenders} if with_history else {}
+    done = 0
+    for text in texts:
+        tokens = judge.model.tokens(text, PREFIX_TOKENS + SCORED_TOKENS)
+        if tokens is None or done == passage_count:
+            continue
+        done += 1
+        prefix, scored = tokens[:PREFIX_TOKENS], tokens[PREFIX_TOKENS:]
+        behind = np.array(scored[1:])
+        chunks = judge.exact_chunks(prefix)
+        exact = judge.log_probabilities(chunks, scored)
+        for name, coder in contenders.items():
+            coded = judge.log_probabilities(coded_chunks(coder, chunks, results[name]), scored)
+            results[name].add(exact[:-1], coded[:-1], behind)
+        for name, scores in histories.items():
+            history: list[np.ndarray] = []
+            for start in range(0, PREFIX_TOKENS, CHUNK_TOKENS):
+                fresh = judge.next_chunk(history, prefix[start:start + CHUNK_TOKENS])
+                one = contenders[name].code(fresh, start)
+                scores.encoded_bytes += one.byte_count
+                scores.value_count += fresh.size
+                history.append(one.values)
+            scores.add(exact[:-1], judge.log_probabilities(history, scored)[:-1], behind)
+    for (mode, level), scores in results.items():
+        print(scores.row(level, mode), flush=True)
+    for (mode, level), scores in histories.items():
+        print(scores.row(level, mode).replace("codec:", "codec-history:", 1), flush=True)
+
+
+def answers(judge, chunks, question, answer) -> bool:
+    """Whether the model's most likely continuation of the question is the answer."""
+    likely = judge.log_probabilities(chunks, question + answer).argmax(-1)
+    return list(likely[len(question) - 1:-1]) == answer
+
+
+def judge_needles(judge, contenders, texts, count) -> None:
+    found = dict.fromkeys(["exact", *contenders], 0)
+    total = 0
+    for index, text in enumerate(texts[:count]):
+        for depth, name in zip(DEPTHS, NAMES, strict=True):
+            number = 1000 + (total + 1) * 617 % 9000
+            with_needle = scoring.needle_text(text[:3200], depth, name, number)
+            tokens = judge.model.all_tokens(with_needle)
+            chunks = judge.exact_chunks(tokens)
+            plain = judge.model.tokenizer
+            question = plain(f"\n\nThe secret number of {name} is",
+                             add_special_tokens=False).input_ids
+            answer = plain(f" {number}.", add_special_tokens=False).input_ids
+            total += 1
+            found["exact"] += answers(judge, chunks, question, answer)
+            for contender, coder in contenders.items():
+                coded = coded_chunks(coder, chunks, scoring.Scores())
+                found[contender] += answers(judge, coded, question, answer)
+    for contender, right in found.items():
+        mode, level = ("exact", "raw") if contender == "exact" else contender
+        print(f"codec-needle: level={level} mode={mode} found={right} of={total}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(usage=__doc__.removeprefix("usage: "), add_help=False)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--profile", type=Path, required=True)
+    parser.add_argument("--modes", default="S,P")
+    parser.add_argument("--levels", default="Q1,Q2,Q3,Q4")
+    parser.add_argument("--passages", type=int, default=8)
+    parser.add_argument("--needles", type=int, default=2)
+    parser.add_argument("--history", action="store_true")
+    options = parser.parse_args()
+    judge = Judge(options.model)
+    profile = container.decode(options.profile.read_bytes())
+    contenders = {}
+    for mode, levels in (("S", profile.scalar_levels), ("P", profile.predictive_levels)):
+        if mode in options.modes.split(","):
+            for level in levels:
+                name = f"Q{level.number - 2}"
+                if name in options.levels.split(","):
+                    contenders[mode, name] = coders.ProfileCoder(
+                        profile, judge.shape, mode, level)
+    texts = [json.loads(line)["text"] for line in options.text.open()]
+    judge_texts(judge, contenders, texts, options.passages, options.history)
+    if options.needles:
+        judge_needles(judge, contenders, texts, options.needles)
+
+
+if __name__ == "__main__":
+    main()
