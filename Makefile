@@ -41,6 +41,10 @@ bench-ssd-recovery:  ## Time starts on a terabyte of chunks
 	swift build -c release --product kvstored
 	dev/bench-ssd --recovery
 
+bench-codec:  ## Compare the codec's kernels with memcpy, zstd and LZ4
+	dev/setup --bench
+	dev/bench-codec
+
 bench-lmcache:  ## Compare with Redis behind LMCache, by LMCache's own benchmark
 	dev/setup --bench
 	swift build -c release --product kvstored
@@ -67,4 +71,4 @@ generate:  ## Rewrite the generated documents
 	dev/generate
 
 .PHONY: help setup test test-lmcache demo bench bench-redis bench-ssd bench-ssd-recovery \
-	bench-lmcache eval-codec simulate fuzz crash-test format generate
+	bench-codec bench-lmcache eval-codec simulate fuzz crash-test format generate

@@ -199,7 +199,7 @@ int ckernels_scaled_patch(
     for (size_t index = 0; index < escape_count; index++) {
         if (!is_in_order(tensor, escapes, index)) return -1;
         int32_t value = escapes[index].value;
-        if (value >= 1 << 24 || value <= -(1 << 24)) return -1;
+        if (value > 1 << 24 || value < -(1 << 24)) return -1;
         uint32_t position = escapes[index].position;
         uint32_t row = position / column_count;
         uint32_t place = columns->positions[position % column_count];

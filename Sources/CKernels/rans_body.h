@@ -102,14 +102,22 @@ KERNEL int64_t rans_decode(
     return reader.next == reader.end ? escape_count : -1;
 }
 
-/// Takes the symbol of row `r` of a block from each lane, the last lanes first.
-LANES void encode_row(
-    u32v state[VECTORS], const u32v packed[VECTORS], int shift, const uint32_t *tables,
-    const uint32_t *starts, uint16_t **end) {
+/// The table entries of row `r` of a block of symbols.
+LANES void look_up_row(
+    u32v entries[VECTORS], const u32v packed[VECTORS], uint32_t r, const uint32_t *tables,
+    const uint32_t *starts) {
+    UNROLLED
+    for (int v = 0; v < VECTORS; v++) {
+        u32v symbol = both(right(packed[v], (int)(8 * r)), splat(0xFF));
+        entries[v] = gather(tables, plus(load_words(starts + v * WIDTH), symbol));
+    }
+}
+
+/// Takes a symbol, whose table entry is known, from each lane, the last lanes first.
+LANES void encode_row(u32v state[VECTORS], const u32v entries[VECTORS], uint16_t **end) {
     UNROLLED
     for (int v = VECTORS - 1; v >= 0; v--) {
-        u32v symbol = both(right(packed[v], shift), splat(0xFF));
-        u32v entry = gather(tables, plus(load_words(starts + v * WIDTH), symbol));
+        u32v entry = entries[v];
         u32v frequency = right(entry, 16);
         u32v x = spill(state[v], frequency, end);
         // x = (x / frequency << 11) + x % frequency + cumulative, where the quotient may be one
@@ -145,10 +153,14 @@ KERNEL size_t rans_encode(
             for (int v = 0; v < VECTORS; v++) {
                 lanes[v] = gather(symbols, load_words(from + v * WIDTH));
             }
+            // Looked up before words are written: a gather waits for all stores before it, whose
+            // places follow from the states. This is worth half of the time.
             uint32_t rows = columns->row_count - 4 * block;
-            for (int r = (int)(rows < 4 ? rows : 4) - 1; r >= 0; r--) {
-                encode_row(state, lanes, 8 * r, columns->tables, starts, &end);
+            u32v entries[4][VECTORS];
+            for (uint32_t r = 0; r < 4; r++) {
+                look_up_row(entries[r], lanes, r, columns->tables, starts);
             }
+            for (uint32_t r = rows < 4 ? rows : 4; r-- > 0;) encode_row(state, entries[r], &end);
         }
     }
     uint32_t last[CKERNELS_LANE_COUNT];

@@ -30,6 +30,10 @@ static inline void list_escapes(
     }
 }
 
+static inline size_t element_size(uint32_t element) {
+    return element == CKERNELS_FLOAT32 ? 4 : 2;
+}
+
 LANES f32v load_element(const uint8_t *from, uint32_t element, uint32_t channel) {
     if (element == CKERNELS_FLOAT16) return load_half(from + 2 * (size_t)channel);
     if (element == CKERNELS_BFLOAT16) return load_bfloat(from + 2 * (size_t)channel);
@@ -44,6 +48,11 @@ LANES void store_element(uint8_t *to, uint32_t element, uint32_t channel, f32v x
     } else {
         store_single(to + 4 * (size_t)channel, x);
     }
+}
+
+/// Asks for what stands at `from` four rows further down: hardware does not foresee four streams.
+LANES void prefetch_row(const uint8_t *from, ptrdiff_t row_stride) {
+    __builtin_prefetch((const void *)((uintptr_t)from + 4 * (uintptr_t)row_stride));
 }
 
 /// Symbols of one vector of columns in one row; `position` is that of its first column.
@@ -110,6 +119,7 @@ LANES void quantise_plain(
         const uint8_t *from = view->start;
         for (uint32_t r = 0; r < rows; r++, from += view->row_stride) {
             uint32_t position = (view->row + r) * view->column_count + column;
+            prefetch_row(from + (size_t)i * element_size(element), view->row_stride);
             u32v symbol = quantise_vector(
                 load_element(from, element, i), columns, column, position, escapes);
             symbols = either(symbols, left(symbol, (int)(8 * r)));
@@ -128,9 +138,12 @@ LANES void quantise_rotated(
         uint32_t column = view->first_column + base + i;
         const uint8_t *from = view->start;
         for (uint32_t r = 0; r < rows; r++, from += view->row_stride) {
-            f32v a = load_element(from, element, base + (is_interleaved ? 2 * i : i));
-            f32v b = load_element(
-                from, element, base + (is_interleaved ? 2 * i + WIDTH : half + i));
+            uint32_t left_channel = base + (is_interleaved ? 2 * i : i);
+            uint32_t right_channel = base + (is_interleaved ? 2 * i + WIDTH : half + i);
+            f32v a = load_element(from, element, left_channel);
+            f32v b = load_element(from, element, right_channel);
+            prefetch_row(from + left_channel * element_size(element), view->row_stride);
+            prefetch_row(from + right_channel * element_size(element), view->row_stride);
             if (is_interleaved) unzip(&a, &b);
             f32v cosine = load_floats(columns->cosines + (size_t)(view->row + r) * half + i);
             f32v sine = load_floats(columns->sines + (size_t)(view->row + r) * half + i);

@@ -43,6 +43,7 @@ KERNEL int64_t split(
                 u32v symbols = splat(0);
                 for (uint32_t r = 0; r < rows; r++, from += tensor->row_stride) {
                     uint32_t position = (row + r) * column_count + column;
+                    prefetch_row(from, tensor->row_stride);
                     u32v symbol = split_vector(
                         from, columns, column, position, raw + position, &escapes);
                     symbols = either(symbols, left(symbol, (int)(8 * r)));

@@ -60,8 +60,15 @@ package final class ScaledColumns: Sendable {
             self.cosines = cosines
             self.sines = sines
         }
+
+        /// Without the first `count` angles.
+        package func dropFirst(_ count: Int) -> Angles {
+            Angles(cosines: cosines.dropFirst(4 * count), sines: sines.dropFirst(4 * count))
+        }
     }
 
+    /// No cell's value is larger: a mean and 2^24 steps.
+    package let magnitudeMax: Float
     package let headWidth: Int
     package let rotated: RotatedChannels
     /// Columns in work order.
@@ -81,6 +88,7 @@ package final class ScaledColumns: Sendable {
         invariant(rotated.first + 2 * rotated.pairCount <= headWidth, "pairs lie within a head")
         self.headWidth = headWidth
         self.rotated = rotated
+        magnitudeMax = columns.reduce(0) { max($0, $1.mean.magnitude + 0x1p24 * $1.step) }
         func column(ofWork column: Int) -> Int {
             let (head, channel) = column.quotientAndRemainder(dividingBy: headWidth)
             return head * headWidth + rotated.channel(ofWork: channel)
