@@ -90,6 +90,18 @@ def blocks():
                     yield bytes([kind]) + bytes(block[:4088]).rstrip(b"\0")
 
 
+def containers():
+    """Containers as they are and with checksums made right, and payloads to encode."""
+    for path in sorted((ROOT / "Tests/Vectors/container").glob("*.json")):
+        for vector in json.loads(path.read_text()):
+            content = bytes.fromhex(vector["container"])
+            if len(content) <= 4_096 and content:
+                yield bytes([0]) + content
+                yield bytes([1]) + content
+    for number in range(3, 256, 4):
+        yield bytes([number]) + bytes(range(64)) * (1 + number % 9)
+
+
 def resp_requests():
     def request(*arguments):
         head = b"*%d\r\n" % len(arguments)
@@ -120,6 +132,7 @@ def lm_headers():
 
 
 TARGETS = {
+    "container": containers,
     "lm-header": lm_headers,
     "resp-requests": resp_requests,
     "ssd-format": blocks,

@@ -53,7 +53,7 @@ import Testing
         "", "layer", "layer,token", "layer,token,channel,", "layer,token,channel,layer",
         "token,block,layer,channel", "layer,kv(token,channel)", "layer,kv(token,channel|token)",
         "layer,kv(token,channel|token,channel", "layer,kv(token,channel|token,channel)x",
-        "kv,layer,kv(token,channel|token,channel)", "layer,token,chanel",
+        "kv,layer,kv(token,channel|token,channel)", "layer,token,channels",
         "layer,kv(block,token,channel|token,channel)", "layer,kv,token,channel",
         "layer,kv(head,token,channel|token,channel)",
     ])
