@@ -10,7 +10,8 @@ import container_writer as w
 import numpy
 from container_layout import K, V, WIDTHS, Fault, Layout
 from container_profile import checksum
-from container_reader import CACHEGEN, LOSSLESS, RAW, SCALAR, ZSTD, Container, decode
+from container_reader import (CACHEGEN, LOSSLESS, PREDICTIVE, RAW, SCALAR, ZSTD, Container,
+                              decode)
 
 EVERY_TYPE = ["float16", "bfloat16", "float32", "float8_e4m3", "float8_e5m2"]
 TURNS = [round(2 ** 64 * 10_000 ** (-pair / 4) / (2 * math.pi)) for pair in range(4)]
@@ -293,6 +294,56 @@ def scalar_case(described, tokens, name, *, exact_rows=0, first=100, turns=True,
         first=first, tokens=tokens, layers=layout.layers), profile
 
 
+def predicted_case(described, tokens, name, *, exact_rows, first, group):
+    """Layers in groups; K of the second layer is stored as it is, one of its values no number."""
+    layout = Layout(described)
+    level = w.level_entry(4, mode=5, flags=1, group=group, step=0.5)
+    _, items = learnt(layout, scalar_levels=level)
+    columns, rows = layout.columns(K), tokens - exact_rows
+    sections = [(3, 0, 0, 0, described),
+                (4, 0, 0, 0, w.rotation([TURNS], [0] * layout.layers))]
+    for layer in range(layout.layers):
+        for kind in layout.kinds:
+            seed = f"{name} {layer} {kind}"
+            sources = 2 * min(2, layer % group) + (kind == V)
+            scales = ((1 + drawn(seed + "a", (2, columns), 9)) / 256).astype("<f4")
+            matrix = drawn(seed + "A", (sources * columns, columns), 41) - 20
+            synthesis = drawn(seed + "S", (columns, columns), 401) - 200
+            items |= {
+                (w.REFERENCE_STEPS, layer, kind): (
+                    (1 + drawn(seed + "h", (columns,), 9)) / 32).astype("<f4").tobytes(),
+                (w.PREDICTION, layer, kind): scales[0].tobytes() + matrix.astype("i1").tobytes(),
+                (w.SYNTHESIS, layer, kind): scales[1].tobytes() + synthesis.astype(
+                    "<i2").tobytes(),
+                (w.COEFFICIENT_CLASSES, layer, kind): bytes(
+                    drawn(seed + "k", (columns,), 5).tolist())}
+            bits = 0x3e80 + drawn(seed + "x", (tokens, columns), 400)
+            if (layer, kind) == (1, K):
+                bits[rows - 1, 2] = 0x7fc1
+                sections.append((kind, layer, 0, 0, w.raw(bits, layout.type)))
+                continue
+            tables = numpy.frombuffer(items[w.TABLES, 0, 0], "<u2").reshape(-1, 256).astype(int)
+            numbers = numpy.frombuffer(items[w.COEFFICIENT_CLASSES, layer, kind], "i1").astype(int)
+            q = bell(seed, (rows, columns), 3)
+            q[0, 0] = 5_000
+            fits = (numpy.abs(q) < 128) & (
+                tables[numbers[None, :], numpy.clip(q, -128, 127) + 128] > 0)
+            places = numpy.flatnonzero(~fits)
+            stream = w.stream(
+                numpy.where(fits, q, -128), list(range(columns)),
+                lambda column, row, n=numbers: tables[n[column]], len(places))
+            listed = b"".join(struct.pack("<Ii", at, q.flat[at]) for at in places)
+            sections.append(
+                (kind, layer, 6, 0, stream + w.raw(bits[:exact_rows], layout.type) + listed))
+    profile = w.profile(
+        items, layers=layout.layers, keys=columns, values=columns, table_count=5, lossless_count=2)
+    count = next(n for n in range(1, 1 << 20) if layout.token_count(n) == tokens)
+    return w.container(
+        sections, count, mode=PREDICTIVE, dtype=layout.type, exact=exact_rows, flags=1,
+        layout_id=layout.id, profile=w.sha16(profile), first=first, tokens=tokens,
+        layers=layout.layers, group=group), profile
+
+
 def with_profile():
     for name in EVERY_TYPE:
         yield f"exponent: {name}", exponent_case(text(dtype=name, layers=1), 5, name)
@@ -302,6 +353,8 @@ def with_profile():
     yield "scalar: exact rows, float16", scalar_case(
         text(dtype="float16", layers=1), 9, "exact", exact_rows=4, first=0)
     yield "scalar: two groups of columns, not turned", scalar_case(wide, 3, "wide", turns=False)
+    yield "predicted: two groups", predicted_case(
+        text(layers=5), 5, "predicted", exact_rows=2, first=2, group=3)
     yield "scalar: embedded", scalar_case(text(layers=1), 5, "embedded", embedded=True)
 
 

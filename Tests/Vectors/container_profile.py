@@ -12,7 +12,8 @@ HEADER = struct.Struct("<4sIBBHIIIII28s")
 ENTRY = struct.Struct("<IIIHBB")
 LEVEL = struct.Struct("<BBBBfbbb21s")
 REQUIREMENTS, ROTATION, LEVELS, TABLES, REFINEMENTS, LOSSLESS_TABLES, NOTE = range(7)
-ORDER, MEANS, STEPS, CLASSES, LOSSLESS_COLUMNS, PREDICTORS = 16, 17, 18, 19, 20, 32
+ORDER, MEANS, STEPS, CLASSES, LOSSLESS_COLUMNS = range(16, 21)
+REFERENCE_STEPS, PREDICTION, SYNTHESIS, ANALYSIS, COEFFICIENT_CLASSES = range(32, 37)
 
 
 def checksum(content):
@@ -119,6 +120,18 @@ class Profile:
         order = self.array(ORDER, layer, kind, "<u2").astype(int)
         require(sorted(order) == list(range(len(order))), "profile-damaged")
         return order.tolist()
+
+    def matrix(self, item, layer, kind, dtype, row_count):
+        """The scales of the columns, and a matrix of whole numbers."""
+        content = self.items.get((item, layer, kind))
+        require(content is not None, "profile-unsuitable")
+        columns = self.columns[kind]
+        width = numpy.dtype(dtype).itemsize
+        require(len(content) == columns * (4 + width * row_count), "profile-damaged")
+        scales = numpy.frombuffer(content[:4 * columns], "<f4")
+        require(bool(numpy.isfinite(scales).all()), "profile-damaged")
+        rows = numpy.frombuffer(content[4 * columns:], dtype).astype(numpy.int64)
+        return scales, rows.reshape(row_count, columns)
 
     def require_suitable(self, layout):
         try:

@@ -6,9 +6,9 @@ import struct
 import numpy
 from container_layout import K, V, WIDTHS, Fault, Layout, require
 from container_methods import (F32, Rotation, escapes, joined, narrow, planes, quantised, raw,
-                               stream, unpacked)
-from container_profile import (CLASSES, LOSSLESS_COLUMNS, MEANS, STEPS, Profile, align64,
-                               checksum)
+                               stream, unpacked, widen)
+from container_profile import (CLASSES, COEFFICIENT_CLASSES, LOSSLESS_COLUMNS, MEANS, PREDICTION,
+                               REFERENCE_STEPS, STEPS, SYNTHESIS, Profile, align64, checksum)
 
 HEADER = struct.Struct("<4sIBBHBBBB16s16sIIIHBB")
 ENTRY = struct.Struct("<IIIHBB")
@@ -146,9 +146,13 @@ class Container:
             self.rotation = Rotation(self.section(self.rotation_entry), self.layout)
         payload = numpy.zeros(self.payload_byte_count, numpy.uint8)
         is_rest = numpy.ones(self.payload_byte_count, bool)
-        for kind, places in self.layout.places(self.tokens).items():
-            for layer in range(self.layers):
+        self.references = {}
+        all_places = self.layout.places(self.tokens)
+        for layer in range(self.layers):
+            for kind, places in all_places.items():
                 bits = self._bits(layer, kind)
+                if self.mode == PREDICTIVE and self.profile:
+                    self._refer(bits, layer, kind)
                 for byte in range(self.layout.width):
                     at = places[layer].reshape(self.tokens, -1) + byte
                     payload[at] = bits >> (8 * byte) & 0xff
@@ -190,9 +194,8 @@ class Container:
             values, turns = quantised(section, rows, columns, exact_bytes, kind)
             exact = section[16:16 + exact_bytes]
         else:
-            # Predictors are those of the quality lead's section of the page.
-            require(entry.method == 5, "profile-unsuitable")
-            values, exact, turns = self._scalar(section, layer, kind, rows, exact_bytes)
+            coded = self._scalar if entry.method == 5 else self._predicted
+            values, exact, turns = coded(section, layer, kind, rows, exact_bytes)
         exact = raw(exact, self.exact, columns, self.type)
         if turns:
             require(kind == K and self.rotation is not None
@@ -244,10 +247,65 @@ class Container:
         q.flat[places] = listed
         means = profile.array(MEANS, layer, kind, "<f4", (0, 2.0 ** 80))
         values = means[None, :] + q.astype(F32) * steps[None, :]
+        return values, tail[:exact_bytes], self._turns(layer, kind, level)
+
+    def _turns(self, layer, kind, level):
+        """Whether the values of a section with a profile are those before RoPE."""
         turns = kind == K and bool(level.flags & 1) and self.rotation is not None \
             and self.rotation.turns_layer(layer)
         require(not turns or self.flags & 1, "section")
-        return values, tail[:exact_bytes], turns
+        return turns
+
+    # Mode predictive -----------------------------------------------------------------------------
+
+    def _predicted(self, section, layer, kind, rows, exact_bytes):
+        require(rows > 0, "section")
+        profile, level = self.profile, self.profile.level(self.level, 5)
+        require(level.group == self.group, "profile-unsuitable")
+        columns = self.layout.columns(kind)
+        classes = profile.array(COEFFICIENT_CLASSES, layer, kind, "i1").astype(int)
+        require(profile.tables is not None, "profile-unsuitable")
+        tables, sums = profile.tables
+        numbers = numpy.clip(classes + level.shifts[0], 0, len(tables) - 1)
+        q, tail, count = stream(
+            section, rows, columns, list(range(columns)),
+            lambda column, row: (tables[numbers[column]], sums[numbers[column]]))
+        require(len(tail) == exact_bytes + 8 * count, "section")
+        places = numpy.flatnonzero(q == -128)
+        q.flat[places] = escapes(tail[exact_bytes:], count, places)
+        references = [self.references[name][self.exact:] for name in self._sources(layer, kind)]
+        references = numpy.concatenate(references or [numpy.zeros((rows, 0), int)], axis=1)
+        scales, matrix = profile.matrix(PREDICTION, layer, kind, "i1", references.shape[1])
+        means = profile.array(MEANS, layer, kind, "<f4", (0, 2.0 ** 80))
+        prediction = means + scales * (references @ matrix).astype(F32)
+        scales, matrix = profile.matrix(SYNTHESIS, layer, kind, "<i2", columns)
+        sums = (q.astype(numpy.int64) @ matrix).astype(F32)
+        values = prediction + scales * F32(level.step) * sums
+        self.unrounded = values.copy()
+        return values, tail[:exact_bytes], self._turns(layer, kind, level)
+
+    def _sources(self, layer, kind):
+        """The sections that a section is predicted from, as (kind, layer)."""
+        first = layer // self.group * self.group
+        own = [(K, layer)] if kind == V else []
+        return own + [(each, before) for before in (layer - 1, layer - 2) if before >= first
+                      for each in self.layout.kinds]
+
+    def _refer(self, bits, layer, kind):
+        """Keeps the whole numbers by which other sections refer to this one."""
+        level = self.profile.level(self.level, 5)
+        heads = widen(bits, self.type).reshape(self.tokens, self.layout.heads, -1)
+        if self._turns(layer, kind, level):
+            self.rotation.turn(heads, layer, self.first_position + numpy.arange(self.tokens), -1)
+        values = heads.reshape(self.tokens, -1)
+        if self.sections[kind, layer, 0].method == 6:
+            values[self.exact:] = self.unrounded
+        means = self.profile.array(MEANS, layer, kind, "<f4", (0, 2.0 ** 80))
+        steps = self.profile.array(REFERENCE_STEPS, layer, kind, "<f4", (2.0 ** -40, 2.0 ** 40))
+        with numpy.errstate(invalid="ignore"):
+            units = numpy.rint((values - means) / steps)
+        units = numpy.where(numpy.isnan(units), 0, units)
+        self.references[kind, layer] = numpy.clip(units, -127, 127).astype(numpy.int64)
 
     def _refined(self, q, layer, kind, order, classes, level):
         """The symbols with the step D, from those with 9 D and two refinements."""

@@ -8,8 +8,10 @@ import numpy
 import zstandard
 from container_layout import WIDTHS, Layout
 from container_methods import BITS, LANES
-from container_profile import (CLASSES, LEVELS, LOSSLESS_COLUMNS, LOSSLESS_TABLES, MEANS, NOTE,
-                               ORDER, REFINEMENTS, REQUIREMENTS, STEPS, TABLES, align64, checksum)
+from container_profile import (CLASSES, COEFFICIENT_CLASSES, LEVELS, LOSSLESS_COLUMNS,
+                               LOSSLESS_TABLES, MEANS, NOTE, ORDER, PREDICTION, REFERENCE_STEPS,
+                               REFINEMENTS, REQUIREMENTS, STEPS, SYNTHESIS, TABLES, align64,
+                               checksum)
 from container_profile import ENTRY as PROFILE_ENTRY
 from container_profile import HEADER as PROFILE_HEADER
 from container_profile import LEVEL
@@ -109,14 +111,6 @@ def rotation(turns, sets, first=0, pairing=0):
     return head + numpy.array(turns, "<u8").tobytes()
 
 
-def escape_list(symbols, limit_low):
-    """Places and values of what is no symbol, as bytes; the symbols with escapes."""
-    is_escape = (symbols <= limit_low) | (symbols >= -limit_low)
-    places = numpy.flatnonzero(is_escape)
-    listed = b"".join(struct.pack("<Ii", place, symbols.flat[place]) for place in places)
-    return listed, numpy.where(is_escape, limit_low, symbols)
-
-
 def quantised(symbols, exact, *, base, means, codes, slope=0, width=64, flags=0, row_codes=b"",
               pairs=(), packs=True):
     """A section of these symbols [row, column] of any size; `pairs`: numbers of such frames."""
@@ -199,7 +193,8 @@ def sha16(content):
 
 
 __all__ = [
-    "CLASSES", "LEVELS", "LOSSLESS_COLUMNS", "LOSSLESS_TABLES", "MEANS", "NOTE", "ORDER",
-    "REFINEMENTS", "REQUIREMENTS", "STEPS", "TABLES", "Layout", "container", "description",
-    "escape_list", "laplace_table", "level_entry", "packed", "payload_of", "planes", "profile",
-    "quantised", "raw", "rotation", "sha16", "split", "stream"]
+    "CLASSES", "COEFFICIENT_CLASSES", "LEVELS", "LOSSLESS_COLUMNS", "LOSSLESS_TABLES", "MEANS",
+    "NOTE", "ORDER", "PREDICTION", "REFERENCE_STEPS", "REFINEMENTS", "REQUIREMENTS", "STEPS",
+    "SYNTHESIS", "TABLES", "Layout", "container", "description", "laplace_table",
+    "level_entry", "packed", "payload_of", "planes", "profile", "quantised", "raw", "rotation",
+    "sha16", "split", "stream"]
