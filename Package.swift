@@ -76,16 +76,16 @@ let package = Package(
             ["KVCore", "Kernels", "Wire", "Tiers", "Codec", "Telemetry", "LinuxIO", logging]),
         module(
             "SimulationKit",
-            ["KVCore", "Wire", "Node", "KVClient", "Tiers", "Telemetry", logging]),
+            ["KVCore", "Codec", "Wire", "Node", "KVClient", "Tiers", "Telemetry", logging]),
 
         // Executables.
         executable(
             "KVStoreDaemon",
-            ["KVCore", "Node", "LinuxIO", "Tiers", "Settings", "Telemetry", logging]),
+            ["KVCore", "Codec", "Node", "LinuxIO", "Tiers", "Settings", "Telemetry", logging]),
         executable(
             "kvctl",
             [
-                "KVCore", "Kernels", "KVClient", "Wire", "LinuxIO", "Settings", "Tiers",
+                "KVCore", "Kernels", "Codec", "KVClient", "Wire", "LinuxIO", "Settings", "Tiers",
                 argumentParser,
             ]),
 
@@ -115,8 +115,8 @@ let package = Package(
         tests(
             "NodeTests",
             [
-                "Node", "KVClient", "LinuxIO", "KVCore", "Wire", "Tiers", "Kernels", "Telemetry",
-                logging,
+                "Node", "Codec", "KVClient", "LinuxIO", "KVCore", "Wire", "Tiers", "Kernels",
+                "Telemetry", logging,
             ]),
         tests("SimulationTests", ["SimulationKit", "KVCore", "Node", "KVClient", "Wire", "Tiers"]),
         tests("IntegrationTests", ["KVClient", "LinuxIO", "KVCore", "Wire", "Kernels"]),

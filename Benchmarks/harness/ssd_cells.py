@@ -7,11 +7,11 @@ import subprocess
 import time
 from contextlib import contextmanager
 
-from . import fio
+from . import fio, ssd_codec
 from .servers import PROGRAMS, HarnessError, Server
 
 MEBIBYTE = 1 << 20
-PARTS = ("reads", "writes", "durable", "interference")
+PARTS = ("reads", "writes", "durable", "interference", "codec")
 LOAD_SECONDS_MAX = 900
 FILL_CONNECTIONS = 8
 VERIFY_CONNECTIONS = 4
@@ -63,14 +63,14 @@ class Bench:
     # Daemon and client
 
     def start(self, store, capacity_mebibytes, memory_mebibytes, prefaults=True,
-              ready_seconds_max=60):
+              ready_seconds_max=60, more=()):
         """A daemon over the directory `store`, ready to serve."""
         server = Server(
             "kvstore", self.kvstored, self.socket_folder, memory_mebibytes, self.prefix,
             ["--ssd-directories", str(store), "--ssd-capacity", f"{capacity_mebibytes}MiB",
              "--ssd-segment-bytes", f"{self.segment_bytes // MEBIBYTE}MiB",
              "--ssd-admission", "all", "--ssd-scrub-rate", "0",
-             *self.arguments.kvstored_arguments.split()], prefaults)
+             *more, *self.arguments.kvstored_arguments.split()], prefaults)
         if not self.printed_command:
             print(f"kvstored: {' '.join(server.command)}", flush=True)
             self.printed_command = True
@@ -82,11 +82,11 @@ class Bench:
         return server
 
     @contextmanager
-    def daemon(self, capacity_mebibytes, memory_mebibytes):
+    def daemon(self, capacity_mebibytes, memory_mebibytes, more=()):
         """A daemon over a new directory, ended and removed afterwards."""
         store = self.disk_folder / "store"
         store.mkdir()
-        server = self.start(store, capacity_mebibytes, memory_mebibytes)
+        server = self.start(store, capacity_mebibytes, memory_mebibytes, more=more)
         try:
             yield server
         finally:
@@ -143,7 +143,9 @@ class Bench:
         if "reads" in parts:
             for value_bytes in self.read_sizes:
                 self.measure_reads(value_bytes)
-        if set(parts) - {"reads"}:
+        if "codec" in parts:
+            ssd_codec.measure(self)
+        if set(parts) - {"reads", "codec"}:
             with self.daemon(self.arguments.capacity_mebibytes,
                              write_memory_mebibytes(self.arguments)) as server:
                 self.overwrite_once(server)

@@ -123,8 +123,23 @@ def print_interference(results):
             min=min(speeds), max=max(speeds), p99=median(latencies))
 
 
+def print_codec(results):
+    for (level,) in results.places("codec", "level"):
+        rows = results.select("codec", level=level)
+        row("ssd-codec", level=level, gbps=middle(rows, SPEED), **spread(rows, SPEED),
+            p50_us=middle(rows, P50), p99_us=middle(rows, P99),
+            stored_bytes=middle(rows, "stored_bytes"),
+            encoded_bytes=middle(rows, "encoded_bytes"),
+            ssd_reads=sum(each["ssd_reads"] for each in rows))
+        speeds = results.ratios("codec", SPEED, {"level": level}, {"level": "raw"})
+        if level != "raw" and speeds:
+            row("ssd-codec-ratio", level=level, speed=median(speeds), min=min(speeds),
+                max=max(speeds))
+
+
 def print_all(results):
     print_transfers(results)
     print_durable(results)
     print_amplification(results)
     print_interference(results)
+    print_codec(results)

@@ -86,7 +86,10 @@ size_t kvsi_encode_put(uint8_t *body, const kvs_key *key, uint64_t byte_count,
     put_u32(&writer, options->time_to_live_milliseconds);
     put_u8(&writer, 0);  // level raw
     put_u8(&writer, (options->flags & KVS_DURABLE) != 0);
-    put_zeros(&writer, 10);
+    put_zeros(&writer, 4);
+    // Plus one; 0 is not known, and so is the last position of all.
+    put_u32(&writer, (options->flags & KVS_POSITIONED) != 0 ? options->first_position + 1 : 0);
+    put_zeros(&writer, 2);
     return (size_t)(writer.next - body);
 }
 

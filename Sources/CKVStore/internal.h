@@ -219,4 +219,11 @@ kvs_status kvsi_reserve(kvs_client *client, const kvs_key *key, uint64_t byte_co
 kvs_status kvsi_commit(kvs_client *client, kvs_reservation *reservation, uint64_t checksum,
                        kvsi_instant deadline);
 
+/// The canonical form of a layout description, for the caller to free.
+kvs_status kvsi_canonical_description(const kvs_layout_field *fields, size_t field_count,
+                                      char **text, size_t *text_byte_count);
+/// Key under which the description of a layout is kept.
+kvs_status kvsi_derive_description_key(const uint8_t *secret, const kvs_layout *layout,
+                                       kvs_key *key);
+
 #endif

@@ -3,6 +3,7 @@
 // The short verbs: ping, keys under the namespace's secret, lookup, delete, pin, figures.
 #include "internal.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 kvs_status kvs_ping(kvs_client *client, uint32_t deadline_milliseconds) {
@@ -56,6 +57,33 @@ kvs_status kvs_opaque_key(kvs_client *client, const void *name, size_t name_byte
     return status == KVS_OK
                ? kvs_derive_opaque_key(client->hello.secret, name, name_byte_count, key)
                : status;
+}
+
+kvs_status kvs_describe_layout(kvs_client *client, const kvs_layout_field *fields,
+                               size_t field_count, kvs_layout *layout,
+                               uint32_t deadline_milliseconds) {
+    kvs_status status = kvs_layout_id(fields, field_count, layout);
+    if (status != KVS_OK) {
+        return status;
+    }
+    status = learn_secret(client, deadline_milliseconds);
+    if (status != KVS_OK) {
+        return status;
+    }
+    kvs_key key;
+    char *text = NULL;
+    size_t byte_count = 0;
+    status = kvsi_derive_description_key(client->hello.secret, layout, &key);
+    if (status == KVS_OK) {
+        status = kvsi_canonical_description(fields, field_count, &text, &byte_count);
+    }
+    if (status != KVS_OK) {
+        return status;
+    }
+    const kvs_const_span part = {text, byte_count};
+    status = kvs_put(client, &key, &part, 1, NULL, deadline_milliseconds);
+    free(text);
+    return status == KVS_EXISTS ? KVS_OK : status;
 }
 
 // Lookup ------------------------------------------------------------------------------------------

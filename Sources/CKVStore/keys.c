@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Key derivation, docs/key-derivation.md.
+#include "internal.h"
 #include "kvstore.h"
 
 #include "COpenSSL.h"
@@ -195,12 +196,12 @@ static bool sort_fields(const kvs_layout_field **sorted, size_t field_count) {
     return true;
 }
 
-kvs_status kvs_layout_id(const kvs_layout_field *fields, size_t field_count, kvs_layout *layout) {
+kvs_status kvsi_canonical_description(const kvs_layout_field *fields, size_t field_count,
+                                      char **text, size_t *text_byte_count) {
     static const char first_line[] = "kvstore_layout=1\n";
     const kvs_layout_field *sorted[LAYOUT_FIELD_COUNT_MAXIMUM];
     size_t byte_count = sizeof first_line - 1;
-    if (layout == NULL || (fields == NULL && field_count != 0) ||
-        field_count > LAYOUT_FIELD_COUNT_MAXIMUM) {
+    if ((fields == NULL && field_count != 0) || field_count > LAYOUT_FIELD_COUNT_MAXIMUM) {
         return KVS_INVALID_ARGUMENT;
     }
     for (size_t index = 0; index < field_count; index += 1) {
@@ -213,21 +214,44 @@ kvs_status kvs_layout_id(const kvs_layout_field *fields, size_t field_count, kvs
     if (!sort_fields(sorted, field_count)) {
         return KVS_INVALID_ARGUMENT;
     }
-    char *text = malloc(byte_count + 1);
-    if (text == NULL) {
+    char *written = malloc(byte_count + 1);
+    if (written == NULL) {
         return KVS_OUT_OF_MEMORY;
     }
-    size_t used = (size_t)snprintf(text, byte_count + 1, "%s", first_line);
+    size_t used = (size_t)snprintf(written, byte_count + 1, "%s", first_line);
     for (size_t index = 0; index < field_count; index += 1) {
-        used += (size_t)snprintf(text + used, byte_count + 1 - used, "%s=%s\n",
+        used += (size_t)snprintf(written + used, byte_count + 1 - used, "%s=%s\n",
                                  sorted[index]->name, sorted[index]->value);
     }
+    *text = written;
+    *text_byte_count = used;
+    return KVS_OK;
+}
+
+kvs_status kvs_layout_id(const kvs_layout_field *fields, size_t field_count, kvs_layout *layout) {
+    if (layout == NULL) {
+        return KVS_INVALID_ARGUMENT;
+    }
+    char *text = NULL;
+    size_t byte_count = 0;
+    kvs_status status = kvsi_canonical_description(fields, field_count, &text, &byte_count);
+    if (status != KVS_OK) {
+        return status;
+    }
     uint8_t digest[32];
-    int hashed = copenssl_sha256((const uint8_t *)text, used, digest);
+    int hashed = copenssl_sha256((const uint8_t *)text, byte_count, digest);
     free(text);
     if (hashed != 1) {
         return KVS_OUT_OF_MEMORY;
     }
     memcpy(layout->bytes, digest, KVS_LAYOUT_BYTE_COUNT);
     return KVS_OK;
+}
+
+kvs_status kvsi_derive_description_key(const uint8_t *secret, const kvs_layout *layout,
+                                       kvs_key *key) {
+    uint8_t message[PREFIX_BYTE_COUNT + KVS_LAYOUT_BYTE_COUNT];
+    memcpy(message, "l1", PREFIX_BYTE_COUNT);
+    memcpy(message + PREFIX_BYTE_COUNT, layout->bytes, KVS_LAYOUT_BYTE_COUNT);
+    return hash_message(secret, message, sizeof message, key);
 }

@@ -9,9 +9,9 @@ static const kvs_put_options default_options;
 
 static kvs_status check_put(kvs_client *client, const kvs_key *key, uint64_t byte_count,
                             const kvs_put_options *options) {
-    if (key == NULL || byte_count == 0 || (options->flags & ~KVS_DURABLE) != 0) {
+    if (key == NULL || byte_count == 0 || (options->flags & ~(KVS_DURABLE | KVS_POSITIONED)) != 0) {
         return kvsi_fail(client, KVS_INVALID_ARGUMENT,
-                         "a put needs a key and at least one byte, and no flag but KVS_DURABLE");
+                         "a put needs a key and at least one byte, and no flag that is not named");
     }
     if (byte_count > KVSI_CHUNK_BYTE_COUNT_MAXIMUM ||
         (client->socket >= 0 && byte_count > client->hello.chunk_byte_count_limit)) {

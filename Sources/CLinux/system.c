@@ -184,3 +184,10 @@ int clinux_thread_start(
 }
 
 int clinux_thread_join(uint64_t thread) { return -pthread_join((pthread_t)thread, NULL); }
+
+void clinux_thread_stand_back(int niceness) {
+    const struct sched_param none = {0};
+    (void)sched_setscheduler(0, SCHED_BATCH, &none);
+    // On Linux, 0 is the calling thread alone.
+    (void)setpriority(PRIO_PROCESS, 0, niceness);
+}

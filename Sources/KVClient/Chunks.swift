@@ -11,16 +11,22 @@ package struct ChunkLabel: Hashable, Sendable {
     /// When the chunk counts as stored; with `ssd`, what is not on stable storage is refused with
     /// `notDurable`, although it can be read.
     package var acknowledge: Acknowledge
+    /// How the bytes are encoded; 0: raw, others: they are a container (docs/container-format.md).
+    package var level: UInt8
+    /// Place of the chunk's first token in its sequence; nil: not known.
+    package var firstPosition: UInt32?
 
-    /// A chunk of opaque bytes for ever, in memory, unless said otherwise.
+    /// A chunk of opaque raw bytes for ever, in memory, unless said otherwise.
     package init(
         key: ChunkKey, layout: LayoutID = .opaque, timeToLiveMilliseconds: UInt32 = 0,
-        acknowledge: Acknowledge = .memory
+        acknowledge: Acknowledge = .memory, level: UInt8 = 0, firstPosition: UInt32? = nil
     ) {
         self.key = key
         self.layout = layout
         self.timeToLiveMilliseconds = timeToLiveMilliseconds
         self.acknowledge = acknowledge
+        self.level = level
+        self.firstPosition = firstPosition
     }
 }
 
@@ -68,11 +74,15 @@ package struct GetOptions: Hashable, Sendable {
     /// The part of every chunk that is wanted; nil: all of it. A chunk that does not have all of
     /// the range is missed with `limitExceeded`.
     package var range: ByteRange?
+    /// How the bytes are to be encoded: 0 (raw) to `levelMax`, `GetRequest.adaptive`, or
+    /// `GetRequest.asStored`. `FoundChunk.level` says how they are.
+    package var level: UInt8
 
-    /// Whole chunks of any layout, unless said otherwise.
-    package init(layout: LayoutID? = nil, range: ByteRange? = nil) {
+    /// Whole raw chunks of any layout, unless said otherwise.
+    package init(layout: LayoutID? = nil, range: ByteRange? = nil, level: UInt8 = 0) {
         self.layout = layout
         self.range = range
+        self.level = level
     }
 }
 

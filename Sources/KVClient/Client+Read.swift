@@ -19,7 +19,8 @@ extension Client {
         defer { end() }
         let frame = try link.prepare(.get, deadlineMilliseconds: milliseconds(until: deadline)) {
             GetRequest.encode(
-                &$0, keyCount: keys.count, layout: options.layout, range: options.range)
+                &$0, keyCount: keys.count, layout: options.layout, level: options.level,
+                range: options.range)
             for key in keys { $0.append(key) }
         }
         try await link.send(frame, deadline: deadline)

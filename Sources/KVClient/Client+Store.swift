@@ -110,8 +110,8 @@ extension Client {
     func putRequest(_ label: ChunkLabel, _ byteCount: UInt64) -> PutRequest {
         PutRequest(
             key: label.key, layout: label.layout, chunkByteCount: Int(byteCount),
-            timeToLiveMilliseconds: label.timeToLiveMilliseconds,
-            acknowledge: label.acknowledge)
+            timeToLiveMilliseconds: label.timeToLiveMilliseconds, level: label.level,
+            acknowledge: label.acknowledge, firstPosition: label.firstPosition)
     }
 
     /// Throws `unusable` when a chunk cannot have `byteCount` bytes.

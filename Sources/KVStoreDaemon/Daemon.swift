@@ -24,6 +24,7 @@ final class Daemon {
     private let acceptor: Acceptor<RingReactor>
     private let addresses: [BoundAddress]
     private let notifier: SystemdNotifier?
+    private let codec: DaemonCodec
     private let ssd: DaemonSSD?
     private let store: DescriptorStore?
 
@@ -51,14 +52,15 @@ final class Daemon {
         log.metrics.set(.shards, to: UInt64(reactors.count))
         log.metrics.set(.hugePages, to: arena.backing == .smallPages ? 0 : 1)
         log.metrics.set(.startTime, to: UInt64(WallClockTime.now().milliseconds / 1_000))
+        codec = try DaemonCodec(settings)
         let node = Node(
             configuration: settings.nodeConfiguration(stagingByteCount: memory.stagingByteCount),
             tier: tier, sharedMemory: memory.shared(with: arena), metrics: log.metrics,
-            nodeID: reactors[0].randomBits(), now: now)
+            nodeID: reactors[0].randomBits(), now: now, codecWorkers: codec.workers)
         self.node = node
         ssd =
             if let ssd = settings.ssd {
-                try DaemonSSD(settings, ssd, memory: tier, options: options, logger)
+                try DaemonSSD(settings, ssd, node: node, options: options, logger)
             } else {
                 nil
             }
@@ -221,6 +223,7 @@ final class Daemon {
         }
         if let handOver = node.handOver { store?.keep(kept, handOver) }
         ssd?.stop(by: deadline.adding(milliseconds: ssdStopMilliseconds))
+        codec.stop()
         for reactor in reactors { reactor.stop() }
         for reactor in reactors { reactor.join() }
         if let path = settings.readyFile { ReadyFile.remove(path) }

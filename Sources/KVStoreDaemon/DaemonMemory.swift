@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Codec
 import Glibc
 import KVCore
 import LinuxIO
@@ -33,7 +34,7 @@ struct DaemonMemory {
             ? 0 : min(budget.bytes / 8, Self.stagingByteCountMax)
         let overhead =
             Self.processByteCount + settings.limits.connectionCount * Self.connectionByteCount
-            + Self.respByteCount(settings)
+            + Self.respByteCount(settings) + Self.codecByteCount(settings)
         // Never more than a quarter: a small budget is kept by lowering limits.connections.
         let connectionByteCount = min(
             max(0, overhead - Self.allowanceByteCount), budget.bytes / 4)
@@ -71,6 +72,12 @@ struct DaemonMemory {
         guard let resp = settings.resp else { return 0 }
         return resp.connectionCount * respConnectionByteCount
             + settings.shardCount * Limits.respLargeBufferCountMax * Limits.bodyByteCountMax
+    }
+
+    /// What the codec's threads have when each is at a chunk of large sections.
+    private static func codecByteCount(_ settings: DaemonSettings) -> Int {
+        settings.codecThreadCount
+            * (settings.sectionValueCountMax * codecByteCountPerValue + codecThreadByteCount)
     }
 
     /// Memory of the SSD tier's index when it is full: at most a quarter of the budget.
@@ -125,6 +132,8 @@ extension DaemonSettings {
         configuration.lm = lm.map {
             LMConfiguration(namespace: NamespaceID(number: UInt16($0.namespaceNumber)))
         }
+        configuration.codec.demotion = codec.demotion.level
+        configuration.codec.sectionValueCountMax = sectionValueCountMax
         configuration.connectionCountMax = limits.connectionCount
         configuration.chunkByteCountMax = limits.chunkByteCount.bytes
         configuration.leaseMillisecondsMax = limits.lease.count
@@ -137,7 +146,7 @@ extension DaemonSettings {
     }
 
     /// Processors that are online (sysconf(3)).
-    private var processorCount: Int { max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))) }
+    fileprivate var processorCount: Int { max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))) }
 
     /// Data threads to start.
     var shardCount: Int {
@@ -145,3 +154,26 @@ extension DaemonSettings {
             ? io.shardCount : min(processorCount, IO.shardCountAutomaticMax)
     }
 }
+
+extension DaemonSettings {
+    /// Threads of the codec for requests, and as many for the way to SSD where there are any.
+    var codecWorkerCount: Int {
+        codec.workerCount > 0 ? codec.workerCount : min(max(1, processorCount / 4), 64)
+    }
+
+    /// Whether chunks are encoded on their way to SSD.
+    var encodesDemotions: Bool { ssd != nil && codec.demotion != .raw }
+
+    var codecThreadCount: Int { codecWorkerCount * (encodesDemotions ? 2 : 1) }
+
+    /// Values of the largest section that is encoded as a tensor: the threads take an eighth of the
+    /// budget at most.
+    var sectionValueCountMax: Int {
+        let share = memory.budget.bytes / 8 / codecThreadCount / codecByteCountPerValue
+        return min(1 << 20, max(share, 1 << 12))
+    }
+}
+
+/// Memory of a thread of the codec: for each value of a section, and besides.
+private let codecByteCountPerValue = 14
+private let codecThreadByteCount = 2 << 20

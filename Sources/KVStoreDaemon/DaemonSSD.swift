@@ -19,12 +19,12 @@ final class DaemonSSD {
 
     /// `options` are those of the data threads' reactors.
     init(
-        _ settings: DaemonSettings, _ ssd: DaemonSettings.SSD, memory: RAMTier,
+        _ settings: DaemonSettings, _ ssd: DaemonSettings.SSD, node: Node,
         options: ReactorOptions, _ logger: Logger
     ) throws(StartFault) {
         self.settings = ssd
         self.logger = logger
-        self.memory = memory
+        memory = node.tier
         var options = options
         options.name = "kvstored-ssd"
         do throws(IOFault) {
@@ -42,9 +42,13 @@ final class DaemonSSD {
                 wallOffsetMilliseconds: wall - Int64(reactor.now().nanoseconds / 1_000_000),
                 pinnedByteCountMax: capacity / 2),
             seed: reactor.randomBits())
+        let report = Self.reporter(logger)
+        let reader = SSDReader(
+            reactor: reactor, tier: tier, memory: memory, files: files, promotion: .always,
+            report: report)
         store = SSDStore(
             ssd.storeConfiguration, tier: tier, memory: memory, reactor: reactor, files: files,
-            report: Self.reporter(logger))
+            encoder: DemotionDesk(node, reactor, reader: reader), report: report)
     }
 
     /// Rebuilds the index; the daemon serves afterwards.

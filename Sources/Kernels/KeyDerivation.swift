@@ -52,6 +52,21 @@ package struct KeyDerivation: Sendable {
         key(keyedHash(key: secret, message: Array("o1".utf8) + name))
     }
 
+    /// The key under which the description of a layout is kept (docs/container-format.md, 12).
+    package func descriptionKey(of layout: LayoutID) -> ChunkKey {
+        key(keyedHash(key: secret, message: Array("l1".utf8) + layout.bytes))
+    }
+
+    /// The key under which a profile is kept, by the first 16 bytes of its SHA-256.
+    package func profileKey(hash: [UInt8]) -> ChunkKey {
+        key(keyedHash(key: secret, message: Array("f1".utf8) + hash))
+    }
+
+    /// The key under which stands which profile a layout's chunks are to be encoded with.
+    package func profileChoiceKey(of layout: LayoutID) -> ChunkKey {
+        key(keyedHash(key: secret, message: Array("f2".utf8) + layout.bytes))
+    }
+
     private func key(_ digest: [UInt8]) -> ChunkKey {
         guard let key = ChunkKey(bytes: digest) else {
             preconditionFailure("SHA-256 gives 32 bytes")

@@ -45,10 +45,11 @@ extension Connection {
     ) async throws(ConnectionEnd) -> RAMTier.ReserveResult {
         let proposal = ChunkProposal(
             namespace: namespace, key: put.key, layout: put.layout,
-            byteCount: put.chunkByteCount,
+            level: Level(rawValue: put.level) ?? .raw, byteCount: put.chunkByteCount,
             expiry: put.timeToLiveMilliseconds == 0
                 ? .distantFuture
-                : request.arrival.adding(milliseconds: UInt64(put.timeToLiveMilliseconds)))
+                : request.arrival.adding(milliseconds: UInt64(put.timeToLiveMilliseconds)),
+            firstPosition: put.firstPosition)
         guard !isOnSSD(put.key, now: request.arrival) else { return .refused(.exists) }
         while true {
             let now = reactor.now()
@@ -77,6 +78,11 @@ extension Connection {
             _ = consume reservation
             try await answerError(
                 request, .checksumMismatch, "the chunk does not match its checksum: send it again")
+            return .goOn
+        }
+        if let refusal = refusal(of: put, bytes) {
+            _ = consume reservation
+            try await answerError(request, .unsupported, refusal)
             return .goOn
         }
         try await answerPublished(request, put, reservation.commit(checksum: checksum))
@@ -180,6 +186,22 @@ extension Connection {
                 try await sendMiss(request, .layoutMismatch, flags, index)
                 return false
             }
+            let form = await atLevel(held, request, get, index)
+            return try await sendForm(request, get, flags, index, form)
+        }
+    }
+
+    /// - Returns: whether it was there.
+    private nonisolated(nonsending) func sendForm(
+        _ request: Request, _ get: GetRequest, _ flags: FrameFlags, _ index: Int,
+        _ form: consuming Found
+    ) async throws(ConnectionEnd) -> Bool {
+        switch consume form {
+        case .missing(let status):
+            if status == .notFound { node.metrics.add(.misses) }
+            try await sendMiss(request, status, flags, index)
+            return false
+        case .held(let held):
             guard let bytes = get.part(of: held.bytes) else {
                 try await sendMiss(request, .limitExceeded, flags, index)
                 return true
@@ -199,7 +221,9 @@ extension Connection {
     ) async throws(ConnectionEnd) -> Status? {
         let name = ChunkName(namespace, get.keys[index])
         guard let ssd, let range = get.range, !node.tier.isResident(name),
-            let located = ssd.tier.locate(name.namespace, name.key, now: now, asUse: .counts)
+            let located = ssd.tier.locate(name.namespace, name.key, now: now, asUse: .counts),
+            // Of another form there are no parts yet.
+            get.wants(located.description.level)
         else { return nil }
         if let layout = get.layout, layout != located.description.layout { return .layoutMismatch }
         let byteCount = located.description.byteCount
@@ -230,7 +254,13 @@ extension Connection {
         var answer = ChunkAnswer(index: UInt32(index), description, now: reactor.now())
         if isPart { answer.checksum = Checksum.of(bytes) }
         let frame = header.encode(into: outbox.bytes) { answer.encode(&$0) }
+        guard bytes.count >= SendRate.byteCountMin else {
+            return try await send(frame, thenChunk: bytes, deadline: request.deadline)
+        }
+        let began = reactor.now()
         try await send(frame, thenChunk: bytes, deadline: request.deadline)
+        sendRate.note(
+            byteCount: bytes.count, nanoseconds: reactor.now().nanoseconds - began.nanoseconds)
     }
 
     private nonisolated(nonsending) func sendMiss(
@@ -239,7 +269,8 @@ extension Connection {
         let message =
             switch status {
             case .layoutMismatch: "the chunk has another layout: treat it as a miss"
-            case .deadlineExceeded: "the deadline passed, or memory had no room, at this key's turn"
+            case .deadlineExceeded:
+                "at this key's turn the deadline had passed, or no room or no codec thread was free"
             case .limitExceeded: "the range ends behind the chunk"
             default: "not stored: compute it"
             }
@@ -249,6 +280,11 @@ extension Connection {
 }
 
 extension GetRequest {
+    /// Whether a chunk that is stored at `level` is to be sent as it is.
+    fileprivate func wants(_ stored: Level) -> Bool {
+        level == Self.asStored || level == stored.rawValue
+    }
+
     /// What is wanted of a chunk; nil when it ends before.
     fileprivate func part(of chunk: PinnedBytes) -> PinnedBytes? {
         guard let range else { return chunk }

@@ -24,6 +24,7 @@ extension Connection {
         _ = release(lease.released)
         let expiry = leaseExpiry(lease.milliseconds, from: request.arrival)
         var loaded = await load(lease.keys, request)
+        if node.tier.mayHoldEncodedChunks { await decode(lease.keys, &loaded, request) }
         // Those that were not granted, because there was no memory for the answer.
         defer {
             for chunk in loaded.values { if let hold = chunk.hold { node.tier.release(hold) } }
@@ -82,6 +83,32 @@ extension Connection {
             }
         }
         return loaded
+    }
+
+    /// Has raw forms made of those that are encoded, in memory that ends with the lease.
+    private nonisolated(nonsending) func decode(
+        _ keys: KeyList, _ loaded: inout [Int: Loaded], _ request: Request
+    ) async {
+        for index in 0..<keys.count {
+            let hold: Hold
+            if let known = loaded[index] {
+                guard let held = known.hold else { continue }
+                hold = held
+            } else {
+                guard
+                    let held = node.tier.hold(
+                        namespace, keys[index], now: request.arrival, asUse: .doesNotCount)
+                else { continue }
+                hold = held.escape()
+                loaded[index] = .fromMemory(hold)
+            }
+            guard node.tier.description(of: hold).level != .raw else { continue }
+            loaded[index] = nil
+            switch await decoded(hold, keys[index], request) {
+            case .success(let form): loaded[index] = .fromMemory(form)
+            case .failure(let status): loaded[index] = .fromSSD(.failure(status))
+            }
+        }
     }
 
     private func grant(
@@ -210,6 +237,10 @@ extension Connection {
                 _ = consume reservation
                 return try await refuse(
                     request, .checksumMismatch, "the staged bytes do not match their checksum")
+            }
+            if let refusal = refusal(of: pending.put, reservation.bytes) {
+                _ = consume reservation
+                return try await refuse(request, .unsupported, refusal)
             }
             let status = reservation.commit(checksum: commit.checksum)
             try await answerPublished(request, pending.put, status)

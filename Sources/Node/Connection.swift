@@ -23,6 +23,8 @@ final class Connection<R: Reactor>: ServedConnection<R> {
     var staging = StagingArea()
     /// Checks what a PUT brings; made by the first one.
     var verifier: RawVerifier?
+    /// How fast the client takes chunks.
+    var sendRate = SendRate()
 
     init(_ seat: Seat<R>) {
         super.init(seat, inboxByteCount: Limits.inboxByteCount)

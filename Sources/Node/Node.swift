@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 package import KVCore
+internal import Kernels
 internal import Synchronization
 package import Telemetry
 package import Tiers
@@ -28,6 +29,8 @@ package struct NodeConfiguration: Sendable {
     package var resp: RESPConfiguration?
     /// The lm listener; nil: there is none.
     package var lm: LMConfiguration?
+    /// What is encoded.
+    package var codec = CodecConfiguration()
 
     package init() {}
 }
@@ -38,6 +41,7 @@ package final class Node: Sendable {
     package let configuration: NodeConfiguration
     package let tier: RAMTier
     package let metrics: Metrics
+    package let codec: CodecService
     let namespaces: NamespaceRegistry
     let sharedMemory: SharedMemory?
     /// Random, for this run of the daemon; tells clients that everything they knew is gone.
@@ -57,10 +61,11 @@ package final class Node: Sendable {
     /// Set where connections may outlive the node.
     private let handOverKey = Mutex<[UInt8]?>(nil)
 
-    /// A node over `tier`. `sharedMemory` is nil where local clients cannot map the arena.
+    /// A node over `tier`. `sharedMemory` is nil where local clients cannot map the arena,
+    /// `codecWorkers` where nothing is encoded or decoded.
     package init(
         configuration: NodeConfiguration, tier: RAMTier, sharedMemory: SharedMemory?,
-        metrics: Metrics, nodeID: UInt64, now: Instant
+        metrics: Metrics, nodeID: UInt64, now: Instant, codecWorkers: CodecWorkers? = nil
     ) {
         Limits.check()
         self.configuration = configuration
@@ -70,6 +75,15 @@ package final class Node: Sendable {
         self.nodeID = nodeID
         startInstant = now
         namespaces = NamespaceRegistry(configuration.namespaces)
+        var codec = configuration.codec
+        for door in [configuration.resp?.namespace, configuration.lm?.namespace] {
+            if let door { codec.rawNamespaces.insert(door) }
+        }
+        self.codec = CodecService(
+            codec, codecWorkers, metrics,
+            secrets: configuration.namespaces.map { namespace in
+                namespace.map { KeyDerivation(secret: $0.secret) }
+            })
     }
 
     /// The largest chunk that this node takes.
@@ -205,6 +219,7 @@ package final class Node: Sendable {
         metrics.set(.connectionsOpen, to: UInt64(openConnectionCount))
         metrics.set(.leasesOpen, to: UInt64(openLeaseCount))
         metrics.set(.stagingUsed, to: UInt64(openStagingByteCount))
+        metrics.set(.codecWaiting, to: UInt64(codec.waitingCount))
         metrics.set(.processCPU, to: ProcessUsage.cpuMicroseconds())
         return metrics.snapshot()
     }

@@ -38,6 +38,7 @@ class ServedConnection<R: Reactor> {
     final let node: Node
     final let shard: ShardContext
     final let ssd: SSDAccess<R>?
+    final let codec: CodecDesk<R>
 
     final var inbox: Inbox<R.Stream>
     final var namespace = NamespaceID.default
@@ -52,6 +53,7 @@ class ServedConnection<R: Reactor> {
         node = seat.node
         shard = seat.shard
         ssd = seat.ssd
+        codec = seat.codec
         inbox = Inbox(byteCount: inboxByteCount)
     }
 
@@ -231,6 +233,7 @@ struct Seat<R: Reactor> {
     let node: Node
     let shard: ShardContext
     let ssd: SSDAccess<R>?
+    let codec: CodecDesk<R>
 }
 
 extension ConnectionEnd {

@@ -13,6 +13,7 @@ package actor Shard<R: Reactor> {
     package nonisolated let reactor: R
     nonisolated let node: Node
     private nonisolated let ssd: SSDAccess<R>?
+    private nonisolated let codec: CodecDesk<R>
     /// Connections here or on their way here.
     private nonisolated let expectedCount = Atomic<Int>(0)
     /// Rises while the shard runs; see `maintain`.
@@ -37,6 +38,7 @@ package actor Shard<R: Reactor> {
         self.node = node
         self.ssd = ssd
         self.reactor = reactor
+        codec = CodecDesk(reactor, service: node.codec, memory: node.tier, reader: ssd?.reader)
     }
 
     /// How many connections the shard has. Any thread.
@@ -58,7 +60,7 @@ package actor Shard<R: Reactor> {
     ) {
         let seat = Seat(
             stream: reactor.adopt(accepted), reactor: reactor, node: node, shard: context,
-            ssd: ssd)
+            ssd: ssd, codec: codec)
         let connection = connection(seat, door)
         if let session { connection.resume(session) }
         let slot = unusedSlots.popLast() ?? slots.count

@@ -33,8 +33,8 @@ enum DaemonOptions {
         fallback: .value(.gibibytes(1)),
         summary: "Memory for chunks and their tables.",
         detail: "The process stays within this and 64 MiB. An eighth, at most 256MiB, is for local "
-            + "writers; what `limits.connections` needs beyond 32 MiB, 6 KiB each, is taken out "
-            + "too. The rest is one region, mapped at start.")
+            + "writers; what `limits.connections` and `codec.workers` need beyond 32 MiB, 6 KiB "
+            + "and up to 16 MiB each, is taken out too. The rest is one region, mapped at start.")
 
     static let memoryPrefault = Setting<Bool>(
         key: "memory.prefault", kind: .boolean, fallback: .value(false),
@@ -179,13 +179,16 @@ enum DaemonOptions {
 
     /// The options that a file, a variable or a flag can set.
     static let all: [any DeclaredSetting] =
-        main + FrontDoorOptions.all + last
+        main + CodecOptions.all + service + FrontDoorOptions.all + last
 
     private static let main: [any DeclaredSetting] = [
         unixSocket, unixSocketMode, tcp, memoryBudget, memoryPrefault, memoryHugePages,
         memoryRegistration, ssdDirectories, ssdCapacity, ssdSegmentBytes, ssdReserve, ssdAdmission,
-        ssdPromotion, ssdScrubRate, ssdDirectIO, backend, shards, connections, chunkBytes,
-        requestDeadline, lease,
+        ssdPromotion, ssdScrubRate, ssdDirectIO,
+    ]
+
+    private static let service: [any DeclaredSetting] = [
+        backend, shards, connections, chunkBytes, requestDeadline, lease,
     ]
 
     private static let last: [any DeclaredSetting] = [

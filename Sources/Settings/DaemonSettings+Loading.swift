@@ -111,6 +111,10 @@ struct DaemonSettingsLoader {
                 hugePages: resolver.value(DaemonOptions.memoryHugePages),
                 registration: resolver.value(DaemonOptions.memoryRegistration)),
             ssd: ssd.settings,
+            codec: DaemonSettings.Codec(
+                demotion: resolver.value(CodecOptions.demotion),
+                workerCount: resolver.value(CodecOptions.workers),
+                waitingCount: resolver.value(CodecOptions.queue)),
             io: DaemonSettings.IO(
                 backend: resolver.value(DaemonOptions.backend),
                 shardCount: resolver.value(DaemonOptions.shards)),

@@ -8,6 +8,7 @@ package struct DaemonSettings: Sendable {
     package var memory: Memory
     /// The tier on SSD; nil: there is none.
     package var ssd: SSD?
+    package var codec: Codec
     /// The listener for Redis clients; nil: there is none.
     package var resp: RESP?
     /// The listener for LMCache's lm clients; nil: there is none.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+package import Codec
 internal import KVCore
 internal import Tiers
 
@@ -21,6 +22,10 @@ package struct SSDSimulationPlan: Sendable {
     package var clientCount: Int
     package var requestCount: Int
     package var chunkByteCountMax: Int
+    /// The level at which chunks go to SSD.
+    package var demotion = Level.raw
+    package var codecWaitingCountMax = 4
+    package var codecMicrosecondsMax: UInt64 = 1_000
 
     // MARK: Faults
 
@@ -56,6 +61,14 @@ package struct SSDSimulationPlan: Sendable {
         drawFaults(&random)
         var later = SeededRandom(seed: seed ^ 0x6576_6163_7561_7465)
         evacuates = directoryCount > 1 && later.below(4) == 0
+        var coded = SeededRandom(seed: seed ^ 0x636f_6465_636c_766c)
+        if coded.below(2) == 0 {
+            demotion = coded.below(2) == 0 ? .zstd : .standard
+            codecWaitingCountMax = coded.within(1...8)
+            // Now and then so long that nobody waits for the end.
+            codecMicrosecondsMax = 1 << (coded.within(6...12) as Int)
+            if coded.below(4) == 0 { codecMicrosecondsMax = 4_000_000 }
+        }
     }
 
     private mutating func drawFaults(_ random: inout SeededRandom) {

@@ -52,15 +52,25 @@ final class SimulatedNode: @unchecked Sendable {
                 pinnedByteCountMax: plan.capacity.bytes * plan.directoryCount / 2),
             seed: random.next())
         let files = SSDFiles<SimulatedFileHandle>()
+        let (tier, memory) = (tier, memory)
+        var configuration = NodeConfiguration()
+        configuration.codec.demotion = plan.demotion
+        let workers = SimulatedWorkers(
+            world.scheduler, waitingCountMax: plan.codecWaitingCountMax,
+            microsecondsMax: plan.codecMicrosecondsMax)
+        let node = Node(
+            configuration: configuration, tier: memory, sharedMemory: nil, metrics: Metrics(),
+            nodeID: random.next(), now: world.scheduler.now,
+            codecWorkers: CodecWorkers(requests: workers, background: workers))
+        self.node = node
+        let storeReader = SSDReader(
+            reactor: storeReactor, tier: tier, memory: memory, files: files, promotion: .always,
+            report: report)
         let store = SSDStore(
             plan.storeConfiguration, tier: tier, memory: memory, reactor: storeReactor,
-            files: files, report: report)
+            files: files, encoder: DemotionDesk(node, storeReactor, reader: storeReader),
+            report: report)
         self.store = store
-        let node = Node(
-            configuration: NodeConfiguration(), tier: memory, sharedMemory: nil,
-            metrics: Metrics(), nodeID: random.next(), now: world.scheduler.now)
-        self.node = node
-        let (tier, memory) = (tier, memory)
         shards = shardReactors.map { reactor in
             let reader = SSDReader(
                 reactor: reactor, tier: tier, memory: memory, files: files,

@@ -26,6 +26,13 @@ package enum Metric: Int, CaseIterable, Sendable {
     case ssdRecordsWritten, ssdPayloadWritten, ssdWritten, ssdRead, ssdScrubbed
     case ssdReadFaults, ssdWriteFaults, ssdChecksumMismatches
     case ssdDirectoriesFailed, ssdForeignFiles, ssdNotesWaiting
+    case codecZstdIn, codecZstdOut, codecLosslessIn, codecLosslessOut
+    case codecCachegenIn, codecCachegenOut, codecScalarIn, codecScalarOut
+    case codecPredictiveIn, codecPredictiveOut
+    case codecDecodes, codecDecodedBytes, codecWaiting
+    case codecQueueFull, codecLate, codecNoRoom, codecNoGain
+    case codecLayoutsUnknown, codecProfilesMissing
+    case codecFaults, codecQuarantined
     case logLinesDropped
 
     /// A counter only rises while the daemon runs; a gauge is set to what is.
@@ -130,6 +137,30 @@ package enum Metric: Int, CaseIterable, Sendable {
         case .ssdDirectoriesFailed: .gauge("ssd_directories_failed", "Directories out of use.")
         case .ssdForeignFiles: .gauge("ssd_foreign_files", "Segment files left alone.")
         case .ssdNotesWaiting: .gauge("ssd_notes_waiting", "Deletions and pins not durable yet.")
+        case .codecZstdIn: .counter("codec_zstd_in_bytes", "Chunks encoded by zstd alone.")
+        case .codecZstdOut: .counter("codec_zstd_out_bytes", "What they became.")
+        case .codecLosslessIn: .counter("codec_lossless_in_bytes", "Chunks encoded losslessly.")
+        case .codecLosslessOut: .counter("codec_lossless_out_bytes", "What they became.")
+        case .codecCachegenIn:
+            .counter("codec_cachegen_in_bytes", "Chunks quantised without a profile.")
+        case .codecCachegenOut: .counter("codec_cachegen_out_bytes", "What they became.")
+        case .codecScalarIn: .counter("codec_scalar_in_bytes", "Chunks quantised by a profile.")
+        case .codecScalarOut: .counter("codec_scalar_out_bytes", "What they became.")
+        case .codecPredictiveIn: .counter("codec_predictive_in_bytes", "Chunks predicted.")
+        case .codecPredictiveOut: .counter("codec_predictive_out_bytes", "What they became.")
+        case .codecDecodes: .counter("codec_decodes", "Chunks decoded for requests.")
+        case .codecDecodedBytes: .counter("codec_decoded_bytes", "What they decoded to.")
+        case .codecWaiting: .gauge("codec_waiting", "Chunks that wait for a codec thread.")
+        case .codecQueueFull: .counter("codec_queue_full", "Not coded: too many were waiting.")
+        case .codecLate: .counter("codec_late", "Not coded: it was not done in time.")
+        case .codecNoRoom: .counter("codec_no_room", "Not coded: no memory for the result.")
+        case .codecNoGain: .counter("codec_no_gain", "Not coded: it became no smaller.")
+        case .codecLayoutsUnknown:
+            .counter("codec_layouts_unknown", "Coded as opaque bytes: nobody described them.")
+        case .codecProfilesMissing:
+            .counter("codec_profiles_missing", "Containers whose profile is not at hand.")
+        case .codecFaults: .counter("codec_faults", "Containers that could not be decoded.")
+        case .codecQuarantined: .counter("codec_quarantined", "Chunks deleted because of that.")
         case .logLinesDropped: .counter("log_lines_dropped", "Log lines lost to a full buffer.")
         }
     }

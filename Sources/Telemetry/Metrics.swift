@@ -7,11 +7,11 @@ package import Synchronization
 /// The order of updates to different cells is not kept: a snapshot is exact for each cell alone.
 package final class Metrics: Sendable {
     @usableFromInline
-    let cells: [80 of Atomic<UInt64>]
+    let cells: [112 of Atomic<UInt64>]
 
     /// All metrics at 0.
     package init() {
-        precondition(Metric.allCases.count <= 80, "more metrics than cells")
+        precondition(Metric.allCases.count <= 112, "more metrics than cells")
         cells = InlineArray { _ in Atomic(0) }
     }
 

@@ -23,17 +23,24 @@ package struct PutRequest: Hashable, Sendable {
     package var chunkByteCount: Int
     /// Milliseconds; 0: for ever.
     package var timeToLiveMilliseconds: UInt32
+    /// Of the payload: 0 (raw), or that of a container, at most `levelMax`.
+    package var level: UInt8
     package var acknowledge: Acknowledge
+    /// Place of the chunk's first token in its sequence, below 2^32 - 1; nil when nobody knows.
+    package var firstPosition: UInt32?
 
     package init(
         key: ChunkKey, layout: LayoutID = .opaque, chunkByteCount: Int,
-        timeToLiveMilliseconds: UInt32 = 0, acknowledge: Acknowledge = .memory
+        timeToLiveMilliseconds: UInt32 = 0, level: UInt8 = 0, acknowledge: Acknowledge = .memory,
+        firstPosition: UInt32? = nil
     ) {
         self.key = key
         self.layout = layout
         self.chunkByteCount = chunkByteCount
         self.timeToLiveMilliseconds = timeToLiveMilliseconds
+        self.level = level
         self.acknowledge = acknowledge
+        self.firstPosition = firstPosition
     }
 
     package func encode(_ writer: inout FieldWriter) {
@@ -41,10 +48,12 @@ package struct PutRequest: Hashable, Sendable {
         writer.append(layout)
         writer.append(UInt64(chunkByteCount))
         writer.append(timeToLiveMilliseconds)
-        // The level: raw.
-        writer.append(UInt8(0))
+        writer.append(level)
         writer.append(acknowledge.rawValue)
-        writer.append(zeros: 10)
+        writer.append(zeros: 4)
+        // The last position of all counts as not known.
+        writer.append(firstPosition.map { $0 &+ 1 } ?? 0)
+        writer.append(zeros: 2)
     }
 
     /// Checks that a PUT's payload is the chunk and its checksum.
@@ -62,18 +71,24 @@ package struct PutRequest: Hashable, Sendable {
         let timeToLive = try reader.read(UInt32.self)
         let level = try reader.read(UInt8.self)
         let acknowledge = Acknowledge(rawValue: try reader.read())
-        try reader.readReserved(10)
+        try reader.readReserved(4)
+        let positionPlusOne = try reader.read(UInt32.self)
+        try reader.readReserved(2)
         try reader.finish()
-        guard level == 0, let acknowledge else { throw .notOffered }
+        guard level <= levelMax, let acknowledge else { throw .notOffered }
         guard chunkByteCount > 0 else { throw .badValue(offset: 56) }
         guard chunkByteCount <= Limits.chunkByteCountMax else {
             throw .badChunkByteCount(chunkByteCount)
         }
         return PutRequest(
             key: key, layout: layout, chunkByteCount: Int(chunkByteCount),
-            timeToLiveMilliseconds: timeToLive, acknowledge: acknowledge)
+            timeToLiveMilliseconds: timeToLive, level: level, acknowledge: acknowledge,
+            firstPosition: positionPlusOne == 0 ? nil : positionPlusOne - 1)
     }
 }
+
+/// The highest level that a payload has.
+package let levelMax: UInt8 = 6
 
 /// A run of a chunk's bytes, as a client asks for it; it need not lie within the chunk. A value.
 package struct ByteRange: Hashable, Sendable {
@@ -100,11 +115,13 @@ package struct GetRequest {
     package static let fixedByteCount = 24
     /// A level: whichever the chunk has.
     package static let asStored: UInt8 = 255
+    /// A level: whichever the daemon finds right for the deadline.
+    package static let adaptive: UInt8 = 254
     private static let layoutOption: UInt8 = 1
     private static let rangeOption: UInt8 = 2
 
     package let keys: KeyList
-    /// The level that the payload shall have: 0 (raw), or `asStored`.
+    /// The level that the payload shall have: 0 (raw) to `levelMax`, `adaptive`, or `asStored`.
     package let level: UInt8
     /// The layout that every chunk must have; nil: any.
     package let layout: LayoutID?
@@ -114,7 +131,7 @@ package struct GetRequest {
     /// Writes what stands before the keys, which follow: `fixedByteCount` bytes, and a range.
     package static func encode(
         _ writer: inout FieldWriter, keyCount: Int, layout: LayoutID?,
-        level: UInt8 = GetRequest.asStored, range: ByteRange? = nil
+        level: UInt8 = 0, range: ByteRange? = nil
     ) {
         writer.append(UInt16(keyCount))
         writer.append(level)
@@ -134,9 +151,9 @@ package struct GetRequest {
         let options = try reader.read(UInt8.self)
         try reader.readReserved(4)
         let layout = try reader.readLayout()
-        guard level == asStored || level == 0, options & ~(layoutOption | rangeOption) == 0 else {
-            throw .notOffered
-        }
+        guard level <= levelMax || level >= adaptive,
+            options & ~(layoutOption | rangeOption) == 0
+        else { throw .notOffered }
         let range = options & rangeOption == 0 ? nil : try ByteRange.decode(&reader)
         let keys = try KeyList(&reader, count: keyCount)
         try reader.finish()

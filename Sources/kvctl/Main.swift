@@ -16,7 +16,8 @@ struct Kvctl: AsyncParsableCommand {
         subcommands: [
             StatusCommand.self, PingCommand.self, PutCommand.self, GetCommand.self,
             LookupCommand.self, RemoveCommand.self, PinCommand.self, UnpinCommand.self,
-            StatCommand.self, SSDCommand.self, BenchCommand.self, ExitCodesCommand.self,
+            StatCommand.self, SSDCommand.self, CodecCommand.self,
+            BenchCommand.self, ExitCodesCommand.self,
         ])
 }
 

@@ -45,10 +45,10 @@ final class StoreOfWorld: Sendable {
     private let store: SSDStore<RingReactor>
 
     init(
-        _ options: SSDOptions, memory: RAMTier, _ reactorOptions: ReactorOptions
+        _ options: SSDOptions, node: Node, _ reactorOptions: ReactorOptions
     ) throws {
         self.options = options
-        self.memory = memory
+        memory = node.tier
         reactor = try RingReactor(reactorOptions)
         tier = SSDTier(
             SSDTier.Configuration(
@@ -57,11 +57,15 @@ final class StoreOfWorld: Sendable {
                 wallOffsetMilliseconds: 1_800_000_000_000,
                 pinnedByteCountMax: options.pinnedByteCountMax),
             seed: 2)
+        let reader = SSDReader(
+            reactor: reactor, tier: tier, memory: memory, files: files, promotion: .always,
+            report: { _ in })
         store = SSDStore(
             SSDStore<RingReactor>.Configuration(
                 directories: [options.folder.path], capacity: options.capacity,
                 segmentByteCount: .mebibytes(1), roundMilliseconds: 5),
-            tier: tier, memory: memory, reactor: reactor, files: files, report: { _ in })
+            tier: tier, memory: memory, reactor: reactor, files: files,
+            encoder: DemotionDesk(node, reactor, reader: reader), report: { _ in })
     }
 
     func open() async {

@@ -17,6 +17,8 @@ struct WorldOptions: Sendable, CustomTestStringConvertible {
     var node = NodeConfiguration()
     /// The SSD tier; nil: none.
     var ssd: SSDOptions?
+    /// Chunks that may wait for the codec's thread; 0: there is none.
+    var codecWaitingCountMax = 16
 
     init(_ backend: ReactorOptions.Backend = .ioUring, isLocal: Bool = true) {
         self.backend = backend
@@ -70,6 +72,7 @@ actor World {
     nonisolated let respAddress: StreamAddress?
     nonisolated let shard: Shard<RingReactor>
     nonisolated let ssd: StoreOfWorld?
+    nonisolated let codecPool: WorkerPool?
     private nonisolated let acceptor: Acceptor<RingReactor>
     private nonisolated let arena: MemoryArena
 
@@ -94,11 +97,16 @@ actor World {
             return StagingMemory(
                 bytes: region.bytes, descriptor: region.descriptor, owner: region)
         }
-        node = Node(
+        var pool = WorkerPool.Options()
+        pool.waitingCountMax = max(1, options.codecWaitingCountMax)
+        codecPool = options.codecWaitingCountMax > 0 ? try WorkerPool(pool) : nil
+        let node = Node(
             configuration: options.node, tier: tier, sharedMemory: shared, metrics: Metrics(),
-            nodeID: 1, now: nodeReactor.now())
+            nodeID: 1, now: nodeReactor.now(),
+            codecWorkers: codecPool.map { CodecWorkers(requests: $0, background: $0) })
+        self.node = node
         door = Door(nodeReactor)
-        let ssd = try options.ssd.map { try StoreOfWorld($0, memory: tier, options.reactor) }
+        let ssd = try options.ssd.map { try StoreOfWorld($0, node: node, options.reactor) }
         self.ssd = ssd
         await ssd?.open()
         let shard = Shard(node: node, reactor: nodeReactor, ssd: ssd?.access(on: nodeReactor))
@@ -137,6 +145,8 @@ actor World {
     }
 
     nonisolated func join() {
+        codecPool?.stop()
+        codecPool?.join()
         for reactor in [door.reactor, ssd?.reactor, reactor].compactMap(\.self) {
             reactor.stop()
             reactor.join()

@@ -93,6 +93,17 @@ class Number:
         return value
 
 
+class PlusOne:
+    """A number of 4 bytes that is written plus 1; 0 is none, and not among the fields."""
+
+    def write(self, value):
+        return (0 if value is None else value + 1).to_bytes(4, "little")
+
+    def read(self, reader):
+        written = int.from_bytes(reader.take(4), "little")
+        return None if written == 0 else written - 1
+
+
 class Raw:
     """A fixed number of bytes, in hexadecimal."""
 
@@ -190,8 +201,8 @@ def choice(size, *values):
 
 PUT_BODY = [
     ("key", KEY), ("layout", LAYOUT), ("chunk_byte_count", U64), ("time_to_live_ms", U32),
-    ("level", choice(1, 0)), ("acknowledge", choice(1, 0, 1)), (None, Reserved(2)),
-    (None, Reserved(8)),
+    ("level", choice(1, *range(7))), ("acknowledge", choice(1, 0, 1)), (None, Reserved(2)),
+    (None, Reserved(2)), ("first_position", PlusOne()), (None, Reserved(2)),
 ]
 
 BODIES_OF_REQUESTS = {
@@ -203,7 +214,7 @@ BODIES_OF_REQUESTS = {
     "PING": [],
     "PUT": PUT_BODY,
     "GET": [
-        ("key_count", Count(2, "keys", KEYS)), ("level", choice(1, 0, 255)),
+        ("key_count", Count(2, "keys", KEYS)), ("level", choice(1, *range(7), 254, 255)),
         ("options", choice(1, 0, 1, 2, 3)), (None, Reserved(4)), ("layout", LAYOUT),
         # With option bit 1 a range comes here; see `body_fields`.
         ("keys", List(KEY)),
@@ -346,7 +357,7 @@ def read_fields(fields, reader):
             ]
         else:
             value = kind.read(reader)
-            if name is not None:
+            if name is not None and not (isinstance(kind, PlusOne) and value is None):
                 body[name] = value
     return body
 

@@ -7,7 +7,8 @@ import vectors_good as good
 # What was refused with `unsupported` until it was defined.
 OUTGROWN = {
     "verb: PIN is reserved", "verb: UNPIN is reserved", "put: acknowledge 1",
-    "reserve: acknowledge 1", "get: option bit 1",
+    "reserve: acknowledge 1", "get: option bit 1", "put: level 1", "reserve: level 1",
+    "get: level 1", "get: level 254",
 }
 
 
@@ -203,13 +204,13 @@ def counts_that_lie(bad, requests):
 def choices(bad, requests):
     for verb in ("put", "reserve"):
         frame = frame_of(requests[f"{verb}: one byte"])
-        for level in (1, 254, 255):
+        for level in (1, 7, 254, 255):
             bad.add(f"{verb}: level {level}", spoilt(frame, 60, bytes([level])), "unsupported")
         for acknowledge in (1, 2, 255):
             bad.add(f"{verb}: acknowledge {acknowledge}",
                     spoilt(frame, 61, bytes([acknowledge])), "unsupported")
     frame = frame_of(requests["get: opaque ones only"])
-    for level in (1, 254):
+    for level in (1, 7, 253, 254):
         bad.add(f"get: level {level}", spoilt(frame, 2, bytes([level])), "unsupported")
     for bit in range(1, 8):
         bad.add(f"get: option bit {bit}", spoilt(frame, 3, bytes([1 << bit])), "unsupported")

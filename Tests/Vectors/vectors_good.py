@@ -83,6 +83,10 @@ def requests():
         put(f"{name}: largest time to live", verb, b"x", time_to_live_ms=ALL_ONES_32)
         put(f"{name}: largest chunk", verb, chunk_byte_count=r.CHUNK_BYTE_COUNT_MAX)
         put(f"{name}: when on stable storage", verb, b"durable", acknowledge=1)
+        for level in (1, 6):
+            put(f"{name}: a container of level {level}", verb, b"opaque here", level=level)
+        for position in (0, 256, ALL_ONES_32 - 1):
+            put(f"{name}: from position {position} on", verb, b"tokens", first_position=position)
 
     for level in (255, 0):
         add(f"get: one key, level {level}", "GET", level=level, options=0, layout=OPAQUE,
@@ -93,6 +97,9 @@ def requests():
     add("get: the same key twice", "GET", level=255, options=0, layout=OPAQUE,
         keys=[key(5), key(5)])
     add("get: 1,024 keys", "GET", level=255, options=0, layout=OPAQUE, keys=keys(1_024))
+
+    for level in (1, 2, 3, 6, 254):
+        add(f"get: at level {level}", "GET", level=level, options=0, layout=OPAQUE, keys=keys(1))
 
     for options, layout in ((2, OPAQUE), (3, LAYOUT)):
         add(f"get: a range, options {options}", "GET", level=255, options=options, layout=layout,

@@ -119,8 +119,9 @@ extension Fields {
         layout = put.layout.description
         chunkByteCount = UInt64(put.chunkByteCount)
         timeToLiveMs = UInt64(put.timeToLiveMilliseconds)
-        level = 0
+        level = put.level
         acknowledge = put.acknowledge.rawValue
+        firstPosition = put.firstPosition
     }
 
     init(_ hello: HelloAnswer) {

@@ -16,7 +16,9 @@ enum Codec {
                 key: try fields.chunkKey(), layout: try fields.layoutID(),
                 chunkByteCount: Int(try fields.unwrapped(\.chunkByteCount)),
                 timeToLiveMilliseconds: UInt32(try fields.unwrapped(\.timeToLiveMs)),
-                acknowledge: Acknowledge(rawValue: try fields.unwrapped(\.acknowledge))!
+                level: try fields.unwrapped(\.level),
+                acknowledge: Acknowledge(rawValue: try fields.unwrapped(\.acknowledge))!,
+                firstPosition: fields.firstPosition
             ).encode(&writer)
         case .get:
             let keys = try fields.chunkKeys()

@@ -87,14 +87,17 @@ extension Fields {
             return Fields(
                 key: hexadecimal(numbers.bytes(32)), layout: hexadecimal(numbers.bytes(16)),
                 chunkByteCount: min(max(numbers.number(UInt64.self), 1), most),
-                timeToLiveMs: UInt64(numbers.number(UInt32.self)), level: 0,
-                acknowledge: UInt8.random(in: 0...1, using: &numbers))
+                timeToLiveMs: UInt64(numbers.number(UInt32.self)),
+                level: UInt8.random(in: 0...6, using: &numbers),
+                acknowledge: UInt8.random(in: 0...1, using: &numbers),
+                firstPosition: Bool.random(using: &numbers)
+                    ? nil : min(numbers.number(UInt32.self), .max - 1))
         case .get:
             let options = UInt8.random(in: 0...3, using: &numbers)
             return Fields(
                 layout: options & 1 == 1
                     ? hexadecimal(numbers.bytes(16)) : LayoutID.opaque.description,
-                level: Bool.random(using: &numbers) ? 0 : 255, options: options,
+                level: [0, 1, 6, 254, 255].randomElement(using: &numbers), options: options,
                 keys: numbers.keys(1...1_024),
                 rangeOffset: options & 2 == 2 ? numbers.number(UInt64.self) : nil,
                 rangeByteCount: options & 2 == 2 ? max(numbers.number(UInt64.self), 1) : nil)

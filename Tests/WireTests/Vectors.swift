@@ -91,6 +91,7 @@ struct Fields: Decodable, Equatable {
     var timeToLiveMs: UInt64?
     var level: UInt8?
     var acknowledge: UInt8?
+    var firstPosition: UInt32?
     var options: UInt8?
     var mode: UInt8?
     var scope: UInt8?

@@ -171,6 +171,14 @@ kvs_status kvs_prefix_keys(kvs_client *client, const kvs_layout *layout, const u
                            size_t token_count, size_t chunk_token_count, kvs_key *keys,
                            size_t *key_count);
 
+/// kvs_layout_id, and tells the daemon what the layout is, so that it can compress chunks of it:
+/// puts the description under a key of its own (docs/container-format.md, section 12). Call it once
+/// where an engine starts. `layout` is written also when the daemon could not be told; then chunks
+/// of the layout are compressed less, and nothing else is lost.
+kvs_status kvs_describe_layout(kvs_client *client, const kvs_layout_field *fields,
+                               size_t field_count, kvs_layout *layout,
+                               uint32_t deadline_milliseconds);
+
 /// kvs_derive_opaque_key with the secret of the client's namespace.
 kvs_status kvs_opaque_key(kvs_client *client, const void *name, size_t name_byte_count,
                           kvs_key *key);
@@ -192,12 +200,15 @@ typedef struct kvs_span {
 
 /// Only done when the chunk is on stable storage, so that it survives a restart of the daemon.
 #define KVS_DURABLE 1u
+/// `first_position` is set.
+#define KVS_POSITIONED 2u
 
 /// How to store a chunk; NULL where it is asked for means all zero.
 typedef struct kvs_put_options {
     kvs_layout layout;
     uint32_t time_to_live_milliseconds;  ///< 0: none
-    uint32_t flags;                      ///< KVS_DURABLE
+    uint32_t flags;                      ///< KVS_DURABLE, KVS_POSITIONED
+    uint32_t first_position;  ///< of the chunk's first token in its sequence: helps compression
 } kvs_put_options;
 
 /// Stores the bytes of all parts, one after another, under `key` if it is absent.

@@ -223,6 +223,9 @@ void clinux_directory_unlock(int descriptor);
 int clinux_thread_start(
     uint64_t *thread, const char *name, int cpu, void *(*body)(void *), void *context);
 int clinux_thread_join(uint64_t thread);
+// Makes the calling thread one that works in the background: SCHED_BATCH, and `niceness` (0 to 19).
+// Where the kernel refuses that, the thread stays as it is.
+void clinux_thread_stand_back(int niceness);
 // A mark of the calling thread, for confinement checks; NULL until it was set.
 void *clinux_thread_mark(void);
 void clinux_thread_set_mark(void *mark);

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+package import Codec
 package import KVCore
 
 /// Where a chunk came from when it became visible in memory.
@@ -55,6 +56,20 @@ package struct Reservation: ~Copyable, Sendable {
             slot, generation, replacement, checksum: checksum, expiry: expiry, now: now)
     }
 
+    /// Keeps the first `byteCount` bytes as a form of the chunk `original` that nobody can find,
+    /// until the caller releases the hold. The caller has their `checksum`.
+    package consuming func keepUnlisted(
+        formOf original: ChunkDescription, _ level: Level, byteCount: Int, checksum: UInt64
+    ) -> Hold {
+        invariant(byteCount > 0 && byteCount <= bytes.count, "what is kept lies within the space")
+        isOpen = false
+        let form = ChunkDescription(
+            byteCount: byteCount, checksum: checksum, layout: original.layout, level: level,
+            expiry: original.expiry, firstPosition: original.firstPosition)
+        tier.keepUnlisted(slot, generation, bytes.prefix(byteCount), form)
+        return Hold(slot: slot, generation: generation)
+    }
+
     deinit {
         if isOpen { tier.abort(slot, generation) }
     }
@@ -86,6 +101,9 @@ package struct HeldChunk: ~Copyable, Sendable {
 
     /// Whether others can still find the chunk.
     package var isFindable: Bool { tier.isLive(hold) }
+
+    /// A second hold, which outlives this value: the caller must `release` it exactly once.
+    package func holdAgain() -> Hold { tier.holdAgain(hold) }
 
     /// Keeps the chunk held beyond this value: the caller must `release` the result exactly once.
     package consuming func escape() -> Hold {

@@ -47,6 +47,8 @@ struct ChunkEntry {
     var expiry: Instant
     /// Not to be evicted before; 0: not pinned.
     var pinnedUntil = Instant(nanoseconds: 0)
+    /// Place of the first token in its sequence, plus 1; 0: not known.
+    var positionPlusOne: UInt32 = 0
     var nextUnused: UInt32
 
     static let unused = ChunkEntry(

@@ -22,6 +22,20 @@ extension RAMTier {
         state.withLock { $0.hold(hold.slot).hold }
     }
 
+    /// Runs `body` over the bytes of a chunk that is held, and stays so meanwhile.
+    package func withHeld<Result>(_ hold: Hold, _ body: (PinnedBytes) -> Result) -> Result {
+        let place = state.withLock { $0.place(of: hold.slot) }
+        return body(
+            arena.slice(
+                offset: place.firstGranule * Limits.arenaGranuleByteCount,
+                count: place.description.byteCount))
+    }
+
+    /// What is known of a chunk that is held.
+    package func description(of hold: Hold) -> ChunkDescription {
+        state.withLock { $0.table[hold.slot].description }
+    }
+
     /// The size of a chunk that is held.
     package func byteCount(of hold: Hold) -> Int {
         state.withLock { $0.table[hold.slot].byteCount }

@@ -11,6 +11,8 @@ package struct ChunkDescription: Hashable, Sendable {
     package let level: Level
     /// When it ends; `distantFuture` for never.
     package let expiry: Instant
+    /// Place of the first token in its sequence; nil: not known, as of all that comes from SSD.
+    package var firstPosition: UInt32?
 }
 
 /// What a writer says of the chunk that it is about to write. A value.
@@ -22,10 +24,12 @@ package struct ChunkProposal: Sendable {
     package let byteCount: Int
     /// When it is to end; `distantFuture` for never.
     package let expiry: Instant
+    /// Place of the first token in its sequence; nil: not known.
+    package let firstPosition: UInt32?
 
     package init(
         namespace: NamespaceID, key: ChunkKey, layout: LayoutID, level: Level = .raw,
-        byteCount: Int, expiry: Instant = .distantFuture
+        byteCount: Int, expiry: Instant = .distantFuture, firstPosition: UInt32? = nil
     ) {
         self.namespace = namespace
         self.key = key
@@ -33,6 +37,7 @@ package struct ChunkProposal: Sendable {
         self.level = level
         self.byteCount = byteCount
         self.expiry = expiry
+        self.firstPosition = firstPosition
     }
 }
 
@@ -95,6 +100,7 @@ package final class RAMTier: Sendable {
     let arena: PinnedBytes
     package let admission: Admission
     let state: Mutex<RAMTierState>
+    private let encodedChunksCame = Atomic<Bool>(false)
 
     /// A tier over `arena`, whose size is `capacity.arenaByteCount`. `seed` is random bits.
     package init(
@@ -116,6 +122,9 @@ package final class RAMTier: Sendable {
 
     /// The largest chunk that could ever fit.
     package var chunkByteCountMax: Int { arena.count }
+
+    /// Whether any chunk at another level than raw has come here since the start.
+    package var mayHoldEncodedChunks: Bool { encodedChunksCame.load(ordering: .relaxed) }
 
     /// Where `bytes` begins within the arena; for clients that mapped it.
     package func arenaOffset(of bytes: PinnedBytes) -> Int {
@@ -183,6 +192,7 @@ package final class RAMTier: Sendable {
         case .refused(let status): return .refused(status)
         case .callAgain: return .callAgain
         case .taken(let slot, let generation, let firstGranule):
+            if proposal.level != .raw { encodedChunksCame.store(true, ordering: .relaxed) }
             let bytes = arena.slice(offset: firstGranule * granule, count: proposal.byteCount)
             // What another chunk left behind this one's end must not get to the disk with it.
             if admission != .none { wholeGranules(of: bytes).dropFirst(bytes.count).fill(0) }
@@ -217,6 +227,26 @@ package final class RAMTier: Sendable {
             state.statistics.openReservationCount -= 1
             if holds { _ = state.hold(slot) }
             return .ok
+        }
+    }
+
+    func keepUnlisted(
+        _ slot: UInt32, _ generation: UInt32, _ bytes: PinnedBytes, _ form: ChunkDescription
+    ) {
+        // As in `result(of:_:)`: it may be written to disk in whole blocks.
+        wholeGranules(of: bytes).dropFirst(bytes.count).fill(0)
+        state.withLock { state in
+            state.check(slot, generation, .filling)
+            state.table[slot].layout = form.layout
+            state.table[slot].level = form.level
+            state.table[slot].byteCount = form.byteCount
+            state.table[slot].checksum = form.checksum
+            state.table[slot].expiry = form.expiry
+            state.table[slot].positionPlusOne = form.firstPosition.map { $0 &+ 1 } ?? 0
+            // As one that was taken out of the index while it was read.
+            state.table[slot].state = .doomed
+            state.statistics.openReservationCount -= 1
+            _ = state.hold(slot)
         }
     }
 

@@ -4,7 +4,8 @@ internal import KVCore
 extension ChunkEntry {
     var description: ChunkDescription {
         ChunkDescription(
-            byteCount: byteCount, checksum: checksum, layout: layout, level: level, expiry: expiry)
+            byteCount: byteCount, checksum: checksum, layout: layout, level: level, expiry: expiry,
+            firstPosition: positionPlusOne == 0 ? nil : positionPlusOne - 1)
     }
 }
 
@@ -80,7 +81,8 @@ struct RAMTierState: ~Copyable {
             state: .filling, generation: generation, holdCount: 0, extent: extent,
             namespace: proposal.namespace, level: proposal.level, key: proposal.key,
             layout: proposal.layout, byteCount: proposal.byteCount, checksum: 0,
-            expiry: proposal.expiry, nextUnused: .max)
+            expiry: proposal.expiry, positionPlusOne: proposal.firstPosition.map { $0 &+ 1 } ?? 0,
+            nextUnused: .max)
         statistics.openReservationCount += 1
         return .taken(
             slot: slot, generation: generation,

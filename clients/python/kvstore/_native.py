@@ -25,7 +25,8 @@ KEY_BYTES = 32
 LAYOUT_BYTES = 16
 FOR_EVER = 2**64 - 1
 
-DURABLE = 1  # a flag of PutOptions
+DURABLE = 1  # flags of PutOptions
+POSITIONED = 2
 
 OK, NOT_FOUND, EXISTS = 0, 1, 2
 LAYOUT_MISMATCH, DESTINATION_TOO_SMALL, DAMAGED = 15, 1005, 1006
@@ -61,6 +62,7 @@ class PutOptions(Structure):
         ("layout", c_uint8 * LAYOUT_BYTES),
         ("time_to_live_milliseconds", c_uint32),
         ("flags", c_uint32),
+        ("first_position", c_uint32),
     ]
 
 
@@ -121,6 +123,8 @@ _FUNCTIONS = {
     "kvs_status_text": (c_char_p, [c_int]),
     "kvs_format_number": (c_int, [c_double, c_char_p]),
     "kvs_layout_id": (c_int, [POINTER(LayoutField), c_size_t, c_char_p]),
+    "kvs_describe_layout": (
+        c_int, [c_void_p, POINTER(LayoutField), c_size_t, c_char_p, c_uint32]),
     "kvs_derive_prefix_keys": (
         c_int,
         [c_char_p, c_char_p, c_char_p, c_void_p, c_size_t, c_size_t, c_char_p],

@@ -16,6 +16,7 @@ from kvstore._native import library
 
 _MISSES = (_native.NOT_FOUND, _native.LAYOUT_MISMATCH, _native.DAMAGED)
 _STAT_CAPACITY = 1024
+_BAD_DESCRIPTION = "names of a layout description are [a-z0-9_]+, values have no line breaks"
 
 
 class ChunkInfo(NamedTuple):
@@ -66,17 +67,21 @@ def layout_id(description: Mapping[str, str | int | float]) -> bytes:
 
     A field is a whole number (int) or a double (float) for good: 10000 and 10000.0 differ.
     """
+    made = ctypes.create_string_buffer(_native.LAYOUT_BYTES)
+    if library.kvs_layout_id(
+            _layout_fields(description), len(description), made) != _native.OK:
+        raise errors.InvalidArgument(_BAD_DESCRIPTION)
+    return made.raw
+
+
+def _layout_fields(description):
     fields = (_native.LayoutField * max(1, len(description)))()
     for field, (name, value) in zip(fields, description.items()):
         field.name = name.encode()
         field.value = _format_value(value).encode()
         if b"\0" in name.encode() or "\0" in _format_value(value):
             raise errors.InvalidArgument("a layout description has no NUL characters")
-    made = ctypes.create_string_buffer(_native.LAYOUT_BYTES)
-    if library.kvs_layout_id(fields, len(description), made) != _native.OK:
-        raise errors.InvalidArgument(
-            "names of a layout description are [a-z0-9_]+, values have no line breaks")
-    return made.raw
+    return fields
 
 
 def _joined_keys(keys):
@@ -276,11 +281,28 @@ class Client:
             self._check(handle, library.kvs_opaque_key(handle, name, len(name), key))
         return key.raw
 
+    def describe_layout(self, description: Mapping[str, str | int | float]) -> bytes:
+        """The layout's id, as `layout_id`; and tells the daemon the description, so that it can
+        compress chunks of this layout (docs/container-format.md). Once, where an engine starts.
+
+        That the daemon could not be told is no error: its chunks are compressed less.
+        """
+        made = layout_id(description)
+        told = ctypes.create_string_buffer(_native.LAYOUT_BYTES)
+        with self._turn() as handle:
+            library.kvs_describe_layout(
+                handle, _layout_fields(description), len(description), told, 0)
+        return made
+
     # Storing -------------------------------------------------------------------------------------
 
     def put(self, key: bytes, parts, *, layout_id: bytes = bytes(16),
-            time_to_live_milliseconds: int = 0, durable: bool = False) -> bool:
+            time_to_live_milliseconds: int = 0, durable: bool = False,
+            first_position: int | None = None) -> bool:
         """Stores the bytes of one buffer, or of several one after another.
+
+        `first_position` is the place of the chunk's first token in its sequence; with it the
+        daemon can compress the chunk by what was learnt about its model.
 
         True: stored. False: the key was there, and its bytes stay as they were. With `durable`
         both mean that the chunk is on stable storage; NotDurable is raised when it is in memory
@@ -300,7 +322,9 @@ class Client:
             options = _native.PutOptions(
                 layout=(ctypes.c_uint8 * _native.LAYOUT_BYTES)(*layout_id),
                 time_to_live_milliseconds=time_to_live_milliseconds,
-                flags=_native.DURABLE if durable else 0)
+                flags=(_native.DURABLE if durable else 0)
+                | (_native.POSITIONED if first_position is not None else 0),
+                first_position=first_position or 0)
             with self._turn() as handle:
                 status = library.kvs_put(handle, joined, spans, len(held),
                                          ctypes.byref(options), 0)

@@ -64,7 +64,12 @@ class StoreInMemory:
         self._call("lookup_prefix")
         return next((i for i, key in enumerate(keys) if key not in self.chunks), len(keys))
 
-    def put(self, key: bytes, parts, *, layout_id=bytes(16), time_to_live_milliseconds=0) -> bool:
+    def describe_layout(self, description) -> bytes:
+        self._call("describe_layout")
+        return kvstore.layout_id(description)
+
+    def put(self, key: bytes, parts, *, layout_id=bytes(16), time_to_live_milliseconds=0,
+            first_position=None) -> bool:
         self._call("put")
         is_new = key not in self.chunks
         self.chunks.setdefault(key, bytes(parts))

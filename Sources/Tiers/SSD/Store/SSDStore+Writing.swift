@@ -69,7 +69,7 @@ extension SSDStore {
         _ name: ChunkName, _ held: consuming HeldChunk, lane number: Int
     ) async {
         let byteCount = held.bytes.count
-        let isStored = await writeRecord(name, held, lanes[number])
+        let isStored = await writeSmallest(name, held, lanes[number])
         lanes[number].byteCountInFlight -= byteCount
         lanes[number].changed.notify()
         recordsChanged.notify()
@@ -181,11 +181,34 @@ extension SSDStore {
         return tier.freeSegmentCount(directory: lane.number) > 1
     }
 
-    /// Writes a chunk's record; false when it is not on the disk afterwards.
-    private func writeRecord(
+    /// Writes a chunk in the form that the encoder gives it, or as it is.
+    private func writeSmallest(
         _ name: ChunkName, _ held: consuming HeldChunk, _ lane: SSDLane<R>
     ) async -> Bool {
-        let bytes = held.bytes
+        let (bytes, description) = (held.bytes, held.description)
+        guard let encoder, description.level == .raw else {
+            return await writeRecord(name, held, bytes, description, lane)
+        }
+        // Whoever encodes it already is waited for: its record does for both.
+        while encoding.contains(name) { await recordsChanged.wait() }
+        guard tier.presence(of: name, now: reactor.now()) == .absent else { return true }
+        encoding.insert(name)
+        defer { encoding.remove(name) }
+        guard let form = await encoder.encode(name, held.holdAgain(), description) else {
+            return await writeRecord(name, held, bytes, description, lane)
+        }
+        let encoded = memory.lend(form)
+        let isStored = await writeRecord(name, held, encoded.bytes, encoded.description, lane)
+        _ = consume encoded
+        return isStored
+    }
+
+    /// Writes a chunk's record, with `bytes` as the form in which it is stored; false when it is
+    /// not on the disk afterwards.
+    private func writeRecord(
+        _ name: ChunkName, _ held: consuming HeldChunk, _ bytes: PinnedBytes,
+        _ description: ChunkDescription, _ lane: SSDLane<R>
+    ) async -> Bool {
         let payloadBlockCount = SSDFormat.blockCount(bytes.count)
         guard tier.presence(of: name, now: reactor.now()) == .absent else { return true }
         let size = RecordSize(blockCount: 1 + payloadBlockCount, entryCount: 1, isOfNotes: false)
@@ -194,7 +217,6 @@ extension SSDStore {
             return false
         }
         let place = SSDPlace(segment: UInt16(open.slot), block: UInt16(block))
-        let description = held.description
         let chunk = SSDChunk(
             namespace: name.namespace, key: name.key, layout: description.layout,
             level: description.level, byteCount: bytes.count, checksum: description.checksum,

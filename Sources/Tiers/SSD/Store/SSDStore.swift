@@ -56,6 +56,10 @@ package actor SSDStore<R: Reactor> {
     package nonisolated let files: SSDFiles<R.Directory.Handle>
     package nonisolated let bell = SSDBell()
     nonisolated let configuration: Configuration
+    /// Makes chunks smaller before they are written; nil: nobody does.
+    nonisolated let encoder: (any DemotionEncoder)?
+    /// Chunks that it is at.
+    var encoding: Set<ChunkName> = []
     nonisolated let report: @Sendable (SSDEvent) -> Void
 
     var lanes: [SSDLane<R>] = []
@@ -104,9 +108,11 @@ package actor SSDStore<R: Reactor> {
     /// A store that has not looked at its directories yet; `open` does.
     package init(
         _ configuration: Configuration, tier: SSDTier, memory: RAMTier, reactor: R,
-        files: SSDFiles<R.Directory.Handle>, report: @escaping @Sendable (SSDEvent) -> Void
+        files: SSDFiles<R.Directory.Handle>, encoder: (any DemotionEncoder)? = nil,
+        report: @escaping @Sendable (SSDEvent) -> Void
     ) {
         self.configuration = configuration
+        self.encoder = encoder
         self.tier = tier
         self.memory = memory
         self.reactor = reactor

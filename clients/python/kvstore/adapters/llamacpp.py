@@ -121,6 +121,7 @@ class LlamaCppAdapter:
         self.chunk_byte_count = self.shape.byte_count(CHUNK_TOKEN_COUNT)
         self.layout_description = self._describe(library, identity)
         self.layout_id: bytes = kvstore.layout_id(self.layout_description)
+        self._is_described = False
 
     @classmethod
     def for_llama_cpp_python(
@@ -150,9 +151,13 @@ class LlamaCppAdapter:
         try:
             keys = self._client.prefix_keys(self.layout_id, tokens, CHUNK_TOKEN_COUNT)
             present = self._client.lookup_prefix(keys)
+            if present < len(keys) and not self._is_described:
+                self._client.describe_layout(self.layout_description)
+                self._is_described = True
             for index in range(present, len(keys)):
                 self._read_chunk(sequence, index, state)
-                if self._client.put(keys[index], state, layout_id=self.layout_id):
+                if self._client.put(keys[index], state, layout_id=self.layout_id,
+                                    first_position=index * CHUNK_TOKEN_COUNT):
                     stored += 1
         except Exception as error:  # the engine goes on, whatever the store or the chunk has
             fault = _describe_fault("save", error)

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+internal import Codec
+internal import KVCore
+internal import Kernels
+internal import Synchronization
+internal import Telemetry
+internal import Tiers
+
+/// What a worker does with one chunk. On any thread; blocks it for as long as the work takes.
+struct ChunkCoder: Sendable {
+    let memory: RAMTier
+    let workspaces: WorkspacePool
+    let metrics: Metrics
+
+    /// The payload that the container in `source` decodes to, as a chunk of its own.
+    func decode(_ source: Hold) -> Result<Hold, FormFault> {
+        memory.withHeld(source) { bytes in
+            do throws(CodecFault) {
+                let reader = try ContainerReader(bytes)
+                let byteCount = reader.header.payloadByteCount
+                guard let room = takeRoom(byteCount) else { return .failure(.noRoom) }
+                let target = room.bytes
+                try workspaces.with(reader.layout, byteCount) {
+                    workspace throws(CodecFault) in
+                    try ChunkCodec.decode(reader, into: target, workspace)
+                }
+                metrics.add(.codecDecodes)
+                metrics.add(.codecDecodedBytes, byteCount)
+                return .success(
+                    room.keepUnlisted(
+                        formOf: memory.description(of: source), .raw, byteCount: byteCount,
+                        checksum: Checksum.of(target)))
+            } catch {
+                let fault = FormFault(error)
+                metrics.add(fault == .profileMissing ? .codecProfilesMissing : .codecFaults)
+                return .failure(fault)
+            }
+        }
+    }
+
+    /// A container of the raw chunk in `source`, as a chunk of its own that is smaller.
+    func encode(_ source: Hold, to level: Level, _ layout: KVLayout?) -> Result<Hold, FormFault> {
+        let description = memory.description(of: source)
+        return memory.withHeld(source) { bytes in
+            // What is no smaller has no room, and so is given up early.
+            guard let room = takeRoom(bytes.count) else {
+                metrics.add(.codecNoRoom)
+                return .failure(.noRoom)
+            }
+            let target = room.bytes
+            let plan = EncodingPlan(
+                level: level, layout: layout, layoutID: description.layout,
+                firstPosition: description.firstPosition)
+            do throws(CodecFault) {
+                let encoded = try workspaces.with(layout, bytes.count) {
+                    workspace throws(CodecFault) in
+                    try ChunkCodec.encode(bytes, plan, into: target, workspace)
+                }
+                guard encoded.byteCount < bytes.count, encoded.mode != .raw else {
+                    metrics.add(.codecNoGain)
+                    return .failure(.noGain)
+                }
+                note(encoded, of: bytes.count, plan)
+                return .success(
+                    room.keepUnlisted(
+                        formOf: description, level, byteCount: encoded.byteCount,
+                        checksum: Checksum.of(target.prefix(encoded.byteCount))))
+            } catch {
+                metrics.add(.codecNoGain)
+                return .failure(.noGain)
+            }
+        }
+    }
+
+    private func note(_ encoded: EncodedChunk, of byteCount: Int, _ plan: EncodingPlan) {
+        let (input, output): (Metric, Metric)
+        switch encoded.mode {
+        case .raw, .zstd: (input, output) = (.codecZstdIn, .codecZstdOut)
+        case .lossless: (input, output) = (.codecLosslessIn, .codecLosslessOut)
+        case .cachegen: (input, output) = (.codecCachegenIn, .codecCachegenOut)
+        case .scalar: (input, output) = (.codecScalarIn, .codecScalarOut)
+        case .predictive: (input, output) = (.codecPredictiveIn, .codecPredictiveOut)
+        }
+        metrics.add(input, byteCount)
+        metrics.add(output, encoded.byteCount)
+        if plan.layout == nil, plan.level > .zstd { metrics.add(.codecLayoutsUnknown) }
+    }
+
+    /// Room in the arena that nobody can find; nil when there is none.
+    private func takeRoom(_ byteCount: Int) -> Reservation? {
+        while true {
+            switch memory.reserveScratch(byteCount: byteCount) {
+            case .reserved(let room): return room
+            case .callAgain: continue
+            case .refused: return nil
+            }
+        }
+    }
+
+    // MARK: On the shards: what is looked at without decoding
+
+    /// The byte count of the payload of a container; nil when it is none.
+    static func payloadByteCount(of container: PinnedBytes) -> Int? {
+        do throws(CodecFault) {
+            return try ContainerReader(container).header.payloadByteCount
+        } catch {
+            return nil
+        }
+    }
+
+    /// Why `container` cannot be kept as a chunk of that level and layout; nil when it can.
+    static func refusal(
+        of container: PinnedBytes, level: UInt8, layout: LayoutID, payloadByteCountMax: Int
+    ) -> String? {
+        let header: ContainerHeader
+        do throws(CodecFault) {
+            header = try ContainerReader(container).header
+        } catch {
+            return "no container that this daemon can read: \(error.rawValue)"
+        }
+        if header.level.rawValue != level {
+            return "the container is of level \(header.level.rawValue)"
+        }
+        if header.layout != layout { return "the container is of another layout" }
+        if header.payloadByteCount > payloadByteCountMax {
+            return "it decodes to \(header.payloadByteCount) bytes; at most \(payloadByteCountMax)"
+        }
+        return nil
+    }
+}
+
+extension FormFault {
+    /// What a fault of the codec means for a chunk.
+    fileprivate init(_ fault: CodecFault) {
+        switch fault {
+        case .profileMissing: self = .profileMissing
+        // The chunk may be good: what it was made with is not here.
+        case .version, .profileUnsuitable, .profileDamaged: self = .unreadable
+        case .targetTooSmall, .workspaceTooSmall: self = .noRoom
+        case .truncated, .magic, .checksum, .header, .directory, .length, .sectionChecksum,
+            .section, .layout:
+            self = .unsound
+        }
+    }
+}
+
+/// The memory in which chunks are encoded and decoded: one workspace for each thread that does so,
+/// made when it is needed. Any thread.
+final class WorkspacePool: Sendable {
+    // SAFETY: whoever took a workspace out of the pool has it alone until it is given back.
+    private struct Unused: @unchecked Sendable {
+        let workspace: CodecWorkspace
+    }
+
+    private let unused = Mutex<[Unused]>([])
+    /// Sections with more values are encoded as opaque bytes.
+    let valueCountMax: Int
+
+    init(valueCountMax: Int) { self.valueCountMax = valueCountMax }
+
+    /// Runs `body` with a workspace for a payload of that layout.
+    func with<Result>(
+        _ layout: KVLayout?, _ payloadByteCount: Int,
+        _ body: (CodecWorkspace) throws(CodecFault) -> Result
+    ) throws(CodecFault) -> Result {
+        let wanted = Self.valueCount(layout, payloadByteCount)
+        guard wanted <= valueCountMax else { throw .workspaceTooSmall }
+        let found = unused.withLock { $0.popLast() }
+        var workspace = found?.workspace
+        // The smaller one goes, so that there are no more than threads.
+        if let small = workspace, small.valueCountMax < wanted { workspace = nil }
+        let used = workspace ?? CodecWorkspace(valueCountMax: wanted)
+        let box = Unused(workspace: used)
+        defer { unused.withLock { $0.append(box) } }
+        return try body(used)
+    }
+
+    /// Values of the largest section.
+    private static func valueCount(_ layout: KVLayout?, _ payloadByteCount: Int) -> Int {
+        guard let layout, let count = layout.tokenCount(payloadByteCount: payloadByteCount) else {
+            return 1
+        }
+        return count * max(layout.columnCount(.keys), layout.columnCount(.values))
+    }
+}
