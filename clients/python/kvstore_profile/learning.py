@@ -22,11 +22,11 @@ class Level:
     step: float
 
 
-SCALAR_LEVELS = (Level(3, 0.30), Level(4, 0.42), Level(5, 0.6), Level(6, 0.84))
-PREDICTIVE_LEVELS = (Level(3, 0.12), Level(4, 0.30), Level(5, 0.6), Level(6, 1.2))
+SCALAR_LEVELS = (Level(3, 0.25), Level(4, 0.43), Level(5, 0.7), Level(6, 1.2))
+PREDICTIVE_LEVELS = (Level(3, 0.15), Level(4, 0.40), Level(5, 0.75), Level(6, 1.5))
 # The predictive level that predictors are learnt for: their references have its errors.
 LEARNING_LEVEL = 1
-GROUP = 10
+GROUP = 15
 
 
 @dataclass
@@ -63,7 +63,7 @@ def learn(dumps: np.ndarray, fisher: np.ndarray | None, *, scalar_ridge: float =
 
     profile = Profile(layer_count, column_count, np.zeros(0))
     profile.scalars = scalar.learn(((place, rows(place)) for place in places), fisher,
-                                   scalar_ridge)
+                                   layer_count, scalar_ridge)
     progress("means and steps")
     samples = []
     for place, section in profile.scalars.items():

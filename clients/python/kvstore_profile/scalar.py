@@ -29,30 +29,40 @@ class Section:
         return self.means + symbols.astype(np.float32) * step
 
 
-def weights_of(fisher: np.ndarray | None, deviations: np.ndarray, ridge: float) -> np.ndarray:
+# Steps of V beside those of K, by the third of the layers, where no gradients say better: what the
+# Fisher diagonals of the models that were measured have in common.
+VALUE_STEPS = (0.7, 1.43, 2.0)
+
+
+def weights_of(fisher: np.ndarray | None, deviations: np.ndarray, ridge: float,
+               usual_step: float = 1) -> np.ndarray:
     """What an error in each column costs, from the Fisher matrix `[column, column]`'s diagonal,
-    evened out by `ridge` times its mean; without it, one over the section's variance."""
+    evened out by `ridge` times its mean; without it, that of `usual_step` times the section's
+    deviation."""
     if fisher is None:
-        return np.full(len(deviations), 1 / np.mean(deviations.astype(np.float64) ** 2))
+        variance = np.mean(deviations.astype(np.float64) ** 2)
+        return np.full(len(deviations), 1 / (variance * usual_step**2))
     diagonal = np.diag(fisher).astype(np.float64)
     return diagonal + ridge * diagonal.mean()
 
 
-def learn(sections, fishers, ridge: float = 0.1) -> dict[tuple[int, int], Section]:
+def learn(sections, fishers, layer_count: int,
+          ridge: float = 0.1) -> dict[tuple[int, int], Section]:
     """`sections`: (layer, kind) and rows `[row, column]`; `fishers[layer][kind]`, or None. Steps
     are scaled so that a level step of 1 is, in the geometric mean, one standard deviation."""
     columns: dict[tuple[int, int], Section] = {}
-    logarithms = []
+    spreads: dict[tuple[int, int], np.ndarray] = {}
     for (layer, kind), rows in sections:
         means = rows.mean(0, dtype=np.float64)
-        deviations = np.maximum(rows.std(0, dtype=np.float64), 1e-6)
+        spread = np.maximum(rows.std(0, dtype=np.float64), 1e-6)
         fisher = None if fishers is None else fishers[layer][kind]
-        steps = 1 / np.sqrt(weights_of(fisher, deviations, ridge))
-        logarithms.append(np.log(deviations / steps))
-        columns[layer, kind] = Section(means.astype(np.float32), steps, deviations)
+        usual = VALUE_STEPS[3 * layer // layer_count] if kind else 1
+        steps = 1 / np.sqrt(weights_of(fisher, spread, ridge, usual))
+        columns[layer, kind] = Section(means.astype(np.float32), steps, np.zeros(0))
+        spreads[layer, kind] = spread
+    logarithms = [np.log(spreads[place] / columns[place].steps) for place in columns]
     scale = np.exp(np.mean(np.concatenate(logarithms)))
-    for column in columns.values():
-        deviations = column.classes
+    for place, column in columns.items():
         column.steps = (column.steps * scale).astype(np.float32)
-        column.classes = tables.classes_of(deviations / column.steps)
+        column.classes = tables.classes_of(spreads[place] / column.steps)
     return columns

@@ -64,6 +64,16 @@ def test_a_stream_is_as_long_as_its_tables_say(profile):
     assert len(rans.encode(symbols, table, profile.frequencies)) * 8 == pytest.approx(bits, rel=0.02)
 
 
+def test_the_length_of_many_streams_is_known_without_them(profile):
+    generator = np.random.default_rng(SEED)
+    symbols = generator.integers(-2, 3, (3, 12, 70))
+    of_place = generator.integers(tables.UNIT_CLASS, tables.TABLE_COUNT, (3, 70))
+    streams = [rans.encode(*section, profile.frequencies)
+               for section in zip(symbols, of_place, strict=True)]
+    lengths = rans.stream_byte_counts(symbols, of_place, profile.frequencies)
+    assert list(lengths) == [len(stream) for stream in streams]
+
+
 def test_a_damaged_stream_does_not_end_as_it_must(profile):
     symbols = np.random.default_rng(SEED).integers(-2, 3, (20, 64))
     table = np.full(64, tables.UNIT_CLASS)
