@@ -52,6 +52,7 @@ bench-lmcache:  ## Compare with Redis behind LMCache, by LMCache's own benchmark
 	dev/bench-lmcache
 
 eval-codec:  ## Judge the codec by a model's answers (MODEL=smollm2, TEXT=passages.jsonl)
+	swift build -c release --product kvstored
 	dev/eval-codec $(or $(MODEL),smollm2) $(TEXT)
 
 simulate:  ## Crash a simulated node under SEEDS=10000 seeds

@@ -6,7 +6,6 @@ A chunk is bfloat16-valued float32 `[layer, kind, token, column]`, keys after th
 """
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,19 +43,35 @@ class ProfileCoder:
         for layer in range(self.shape.layer_count):
             stored[layer, 0] = rotate(chunk[layer, 0], self.shape, layer, first_position,
                                       undo=True)
-        sections = self._predictive if self.mode == "P" else self._scalar
-        lengths = list(self.fixed_sections)
         decoded = np.empty_like(stored)
+        coded, tables_of = [], []
+        sections = self._predictive if self.mode == "P" else self._scalar
         for layer, kind, symbols, values, classes in sections(stored, exact):
             decoded[layer, kind] = values
-            lengths.append(self._section_bytes(symbols[exact:], classes, exact))
+            # Predicted coefficients stand in their own order, columns in that of their classes.
+            order = np.argsort(classes, kind="stable") if self.mode == "S" else slice(None)
+            tables_of.append(tables.table_of(classes, self.shift)[order])
+            coded.append(symbols[exact:, order])
+        byte_count = self._byte_count(np.stack(coded), np.stack(tables_of), exact)
         for layer in range(self.shape.layer_count):
             decoded[layer, 0] = rotate(decoded[layer, 0], self.shape, layer, first_position)
         decoded[:, :, :exact] = chunk[:, :, :exact]
+        return Coded(byte_count, to_bfloat16(decoded))
+
+    def _byte_count(self, symbols: np.ndarray, tables_of: np.ndarray, exact: int) -> int:
+        """Of the container: `symbols[section, row, place]`."""
+        clipped = np.clip(symbols, -128, 127)
+        has_slot = self.profile.frequencies[tables_of[:, None], clipped + 128] > 0
+        is_coded = has_slot & (np.abs(symbols) < 128)
+        streams = rans.stream_byte_counts(np.where(is_coded, symbols, -128), tables_of,
+                                          self.profile.frequencies)
+        escapes = (~is_coded).sum((1, 2))
+        lengths = self.fixed_sections + list(
+            streams + 8 * escapes + 2 * exact * self.shape.column_count)
         byte_count = HEADER_BYTES + ENTRY_BYTES * len(lengths)
         for length in lengths:
-            byte_count = -(-byte_count // 64) * 64 + length
-        return Coded(byte_count, to_bfloat16(decoded))
+            byte_count = -(-byte_count // 64) * 64 + int(length)
+        return byte_count
 
     def _scalar(self, stored, exact):
         for (layer, kind), section in self.profile.scalars.items():
@@ -75,16 +90,6 @@ class ProfileCoder:
             values[:exact] = rows[:exact]
             references[layer, kind] = section.references(values)
             yield layer, kind, symbols, values, section.classes
-
-    def _section_bytes(self, symbols, classes, exact) -> int:
-        order = np.arange(len(classes)) if self.mode == "P" else np.argsort(classes,
-                                                                            kind="stable")
-        table = tables.table_of(classes, self.shift)
-        can_be_coded = self.profile.frequencies[table, np.clip(symbols, -128, 127) + 128] > 0
-        bytes_of_symbols = np.where(can_be_coded & (np.abs(symbols) < 128), symbols, -128)
-        stream = rans.encode(bytes_of_symbols[:, order], table[order], self.profile.frequencies)
-        escapes = struct.unpack_from("<I", stream, 4)[0]
-        return len(stream) + 8 * escapes + 2 * exact * self.shape.column_count
 
 
 def to_bfloat16(values: np.ndarray) -> np.ndarray:

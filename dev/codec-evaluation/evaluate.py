@@ -4,7 +4,11 @@
 Replaces the keys and values of a prefix by what the codec makes of them, and compares what the model
 says about the real text behind it with what it says by the exact ones.
 
-  --modes S,P             what to judge (default both)
+  --kvstored PATH         modes lossless, cachegen and scalar by this daemon's own code
+  --coders a,b            what to judge: plain (the daemon without a profile), profiled (with it),
+                          S, P (modes scalar and predictive in NumPy, which is slow); default: all
+                          that can be
+  --levels Q1,Q2,...      (default L0,Q1,Q2,Q3,Q4)
   --passages N            of the text, the first N that are long enough (default 8)
   --needles N             retrieval: N passages with a fact at each of five depths (default 2)
   --history               also chunks that are computed from coded chunks before them
@@ -13,9 +17,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import coders
+import daemon
 import numpy as np
 import scoring
 import torch
@@ -105,6 +111,8 @@ def judge_texts(judge, contenders, texts, passage_count, with_history) -> None:
         for name, coder in contenders.items():
             coded = judge.log_probabilities(coded_chunks(coder, chunks, results[name]), scored)
             results[name].add(exact[:-1], coded[:-1], behind)
+            print(f"passage {done}: {results[name].row(name[1], coder.mode)}", file=sys.stderr,
+                  flush=True)
         for name, scores in histories.items():
             history: list[np.ndarray] = []
             for start in range(0, PREFIX_TOKENS, CHUNK_TOKENS):
@@ -114,10 +122,11 @@ def judge_texts(judge, contenders, texts, passage_count, with_history) -> None:
                 scores.value_count += fresh.size
                 history.append(one.values)
             scores.add(exact[:-1], judge.log_probabilities(history, scored)[:-1], behind)
-    for (mode, level), scores in results.items():
-        print(scores.row(level, mode), flush=True)
-    for (mode, level), scores in histories.items():
-        print(scores.row(level, mode).replace("codec:", "codec-history:", 1), flush=True)
+    for name, scores in results.items():
+        print(scores.row(name[1], contenders[name].mode), flush=True)
+    for name, scores in histories.items():
+        row = scores.row(name[1], contenders[name].mode)
+        print(row.replace("codec:", "codec-history:", 1), flush=True)
 
 
 def answers(judge, chunks, question, answer) -> bool:
@@ -145,8 +154,31 @@ def judge_needles(judge, contenders, texts, count) -> None:
                 coded = coded_chunks(coder, chunks, scoring.Scores())
                 found[contender] += answers(judge, coded, question, answer)
     for contender, right in found.items():
-        mode, level = ("exact", "raw") if contender == "exact" else contender
+        level, mode = ("raw", "exact") if contender == "exact" else (
+            contender[1], contenders[contender].mode)
         print(f"codec-needle: level={level} mode={mode} found={right} of={total}", flush=True)
+
+
+def contenders_of(options, judge) -> tuple[dict, daemon.Daemon | None]:
+    """By (who, level)."""
+    data = options.profile.read_bytes()
+    profile = container.decode(data)
+    wanted = options.coders.split(",") if options.coders else (
+        ["plain", "profiled", "P"] if options.kvstored else ["S", "P"])
+    levels = options.levels.split(",")
+    contenders: dict = {}
+    server = daemon.Daemon(options.kvstored) if options.kvstored else None
+    for who, used in (("plain", None), ("profiled", data)):
+        if who in wanted and server is not None:
+            for level in levels:
+                contenders[who, level] = daemon.DaemonCoder(
+                    server.connection, judge.shape, level, used)
+    for mode, of_mode in (("S", profile.scalar_levels), ("P", profile.predictive_levels)):
+        for level in of_mode:
+            name = f"Q{level.number - 2}"
+            if mode in wanted and name in levels:
+                contenders[mode, name] = coders.ProfileCoder(profile, judge.shape, mode, level)
+    return contenders, server
 
 
 def main() -> None:
@@ -154,26 +186,23 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--profile", type=Path, required=True)
-    parser.add_argument("--modes", default="S,P")
-    parser.add_argument("--levels", default="Q1,Q2,Q3,Q4")
+    parser.add_argument("--kvstored")
+    parser.add_argument("--coders", default="")
+    parser.add_argument("--levels", default="L0,Q1,Q2,Q3,Q4")
     parser.add_argument("--passages", type=int, default=8)
     parser.add_argument("--needles", type=int, default=2)
     parser.add_argument("--history", action="store_true")
     options = parser.parse_args()
     judge = Judge(options.model)
-    profile = container.decode(options.profile.read_bytes())
-    contenders = {}
-    for mode, levels in (("S", profile.scalar_levels), ("P", profile.predictive_levels)):
-        if mode in options.modes.split(","):
-            for level in levels:
-                name = f"Q{level.number - 2}"
-                if name in options.levels.split(","):
-                    contenders[mode, name] = coders.ProfileCoder(
-                        profile, judge.shape, mode, level)
     texts = [json.loads(line)["text"] for line in options.text.open()]
-    judge_texts(judge, contenders, texts, options.passages, options.history)
-    if options.needles:
-        judge_needles(judge, contenders, texts, options.needles)
+    contenders, server = contenders_of(options, judge)
+    try:
+        judge_texts(judge, contenders, texts, options.passages, options.history)
+        if options.needles:
+            judge_needles(judge, contenders, texts, options.needles)
+    finally:
+        if server is not None:
+            server.close()
 
 
 if __name__ == "__main__":

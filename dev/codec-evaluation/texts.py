@@ -46,6 +46,10 @@ SOURCES = [
     ("manual", "usr/share/man/man[23]/*.gz", 4, manual_page),
     ("manual-fr", "usr/share/man/fr/man[178]/*.gz", 3, manual_page),
     ("go", "usr/share/go-1.19/src/net/*.go", 5, plain),
+    ("perl", "usr/share/perl/*/pod/*.pod", 10, plain),
+    ("overview", "usr/share/man/man7/*.gz", 6, manual_page),
+    ("policy", "usr/share/doc/debian-policy/policy.html/_sources/ch-*.rst.txt", 4, plain),
+    ("installation", "usr/share/doc/installation-guide-amd64/en/*.html", 4, without_markup),
     ("go-compiler", "usr/share/go-1.19/src/cmd/compile/internal/*/*.go", 4, plain),
 ]
 
