@@ -10,17 +10,20 @@ package struct EncodingPlan: Sendable {
     package var layoutID: LayoutID
     /// Of the first token in its sequence; nil: nobody knows.
     package var firstPosition: UInt32?
+    /// What was learnt about the model, for this layout; nil: nothing.
+    package var profile: Profile?
     /// Steps of mode cachegen, where they are not those of the level.
     package var quantisation: QuantisationRule?
 
     package init(
         level: Level, layout: KVLayout? = nil, layoutID: LayoutID = .opaque,
-        firstPosition: UInt32? = nil
+        firstPosition: UInt32? = nil, profile: Profile? = nil
     ) {
         self.level = level
         self.layout = layout
         self.layoutID = layout?.id ?? layoutID
         self.firstPosition = firstPosition
+        self.profile = profile
     }
 }
 
@@ -69,12 +72,14 @@ package enum ChunkCodec {
 
     /// Decodes a container to exactly its payload; `payload` has the header's byte count.
     ///
-    /// The bytes in `payload` are undefined when it throws.
+    /// Throws `profileMissing` unless `profile` is the one that the container needs. The bytes in
+    /// `payload` are undefined when it throws.
     package static func decode(
-        _ reader: ContainerReader, into payload: PinnedBytes, _ workspace: CodecWorkspace
+        _ reader: ContainerReader, into payload: PinnedBytes, _ workspace: CodecWorkspace,
+        profile: Profile? = nil
     ) throws(CodecFault) {
         guard payload.count == reader.header.payloadByteCount else { throw .targetTooSmall }
-        guard let decoder = try TensorDecoder(reader, workspace) else {
+        guard let decoder = try TensorDecoder(reader, workspace, profile) else {
             return try OpaqueCodec.decode(reader, into: payload, workspace)
         }
         try decoder.decodeRest(into: payload)
@@ -85,10 +90,10 @@ package enum ChunkCodec {
     /// alone. Throws `layout` for a container that has no layers.
     package static func decode(
         _ reader: ContainerReader, layers: Range<Int>, into payload: PinnedBytes,
-        _ workspace: CodecWorkspace
+        _ workspace: CodecWorkspace, profile: Profile? = nil
     ) throws(CodecFault) {
         guard payload.count == reader.header.payloadByteCount else { throw .targetTooSmall }
-        guard let decoder = try TensorDecoder(reader, workspace) else { throw .layout }
+        guard let decoder = try TensorDecoder(reader, workspace, profile) else { throw .layout }
         invariant(
             layers.lowerBound >= 0 && layers.upperBound <= reader.header.layerCount,
             "layers of the container")
@@ -99,9 +104,9 @@ package enum ChunkCodec {
     /// has their byte count. Throws `layout` for a container that has no layers.
     package static func decode(
         _ reader: ContainerReader, layer: Int, _ kind: KVKind, as type: ValueType,
-        into target: PinnedBytes, _ workspace: CodecWorkspace
+        into target: PinnedBytes, _ workspace: CodecWorkspace, profile: Profile? = nil
     ) throws(CodecFault) {
-        guard let decoder = try TensorDecoder(reader, workspace) else { throw .layout }
+        guard let decoder = try TensorDecoder(reader, workspace, profile) else { throw .layout }
         try decoder.decode(layer: layer, kind, as: type, into: target)
     }
 }

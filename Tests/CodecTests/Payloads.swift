@@ -204,11 +204,13 @@ func encoded(
 }
 
 /// Decodes a container into fresh memory.
-func decoded(_ container: OwnedBytes, _ workspace: CodecWorkspace) throws -> OwnedBytes {
+func decoded(
+    _ container: OwnedBytes, _ workspace: CodecWorkspace, _ profile: Profile? = nil
+) throws -> OwnedBytes {
     let reader = try ContainerReader(container.bytes)
     let payload = OwnedBytes(count: reader.header.payloadByteCount)
     payload.bytes.fill(0xa5)
-    try ChunkCodec.decode(reader, into: payload.bytes, workspace)
+    try ChunkCodec.decode(reader, into: payload.bytes, workspace, profile: profile)
     withExtendedLifetime(container) {}
     return payload
 }

@@ -15,6 +15,23 @@ package struct TensorPlaces: Hashable, Sendable {
     package let headCount: Int
     package let channelCount: Int
 
+    /// One section alone, row by row.
+    init(dense shape: SectionShape) {
+        blockTokenCount = shape.rowCount
+        headCount = shape.headCount
+        channelCount = shape.channelCount
+        channelStride = shape.type.byteCount
+        headStride = channelStride * channelCount
+        tokenStride = headStride * headCount
+    }
+
+    /// Of all layers, in a payload.
+    fileprivate init(blockTokenCount: Int, headCount: Int, channelCount: Int) {
+        self.blockTokenCount = blockTokenCount
+        self.headCount = headCount
+        self.channelCount = channelCount
+    }
+
     /// Place of the first value of a token in a layer.
     @inline(__always)
     package func row(layer: Int, token: Int) -> Int {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 internal import Glibc
 package import KVCore
+internal import Kernels
 
 /// How each layer's K turns with its position (docs/container-format.md, section 5). A value.
 ///
@@ -59,6 +60,11 @@ package struct Rotation: Hashable, Sendable {
         }
     }
 
+    /// The channels that turn, as kernels know them.
+    var channels: RotatedChannels {
+        RotatedChannels(first: firstChannel, pairCount: pairCount, isInterleaved: isInterleaved)
+    }
+
     /// Bytes of the section.
     package var byteCount: Int {
         8 + (setOfLayer.count + 7) & ~7 + 8 * pairCount * turns.count
@@ -100,6 +106,9 @@ struct RotationAngles {
         cosines = Floats(count: angleCountMax)
         sines = Floats(count: angleCountMax)
     }
+
+    /// The angles that `prepare` computed, as kernels read them.
+    var forKernels: ScaledColumns.Angles { .init(cosines: cosines.bytes, sines: sines.bytes) }
 
     /// Computes the angles of rows from `origin` on, unless they are those of the last call.
     mutating func prepare(_ turns: [UInt64], origin: UInt64, rowCount: Int) {

@@ -8,13 +8,20 @@ struct TensorDecoder {
     private let tokenCount: Int
     private let rotation: Rotation?
     private let workspace: CodecWorkspace
+    /// The one that the container names; nil: it names none, or another.
+    private let profile: Profile?
 
     /// Nil for a container of opaque pieces.
-    init?(_ reader: ContainerReader, _ workspace: CodecWorkspace) throws(CodecFault) {
+    init?(
+        _ reader: ContainerReader, _ workspace: CodecWorkspace, _ profile: Profile?
+    ) throws(CodecFault) {
         guard let layout = reader.layout else { return nil }
         self.reader = reader
         self.layout = layout
         self.workspace = workspace
+        let isNamed =
+            profile?.hash == reader.header.profile && profile?.layout == reader.header.layout
+        self.profile = isNamed ? profile : nil
         tokenCount = reader.header.tokenCount
         guard
             tokenCount * max(layout.columnCount(.keys), layout.columnCount(.values))
@@ -49,8 +56,7 @@ struct TensorDecoder {
         for kind in layout.kinds {
             let places = layout.places(kind, tokenCount: tokenCount)
             for layer in layers {
-                let shape = try decode(layer: layer, kind)
-                workspace.scatter(shape, into: payload, at: places)
+                try decode(layer: layer, kind, into: payload, at: places)
             }
         }
     }
@@ -58,22 +64,62 @@ struct TensorDecoder {
     func decode(
         layer: Int, _ kind: KVKind, as type: ValueType, into target: PinnedBytes
     ) throws(CodecFault) {
-        let shape = try decode(layer: layer, kind)
+        let shape = shape(layer: layer, kind)
         guard target.count == shape.valueCount * type.byteCount else { throw .targetTooSmall }
+        let dense = TensorPlaces(dense: shape)
         if type == shape.type {
-            return workspace.store(rows: 0..<shape.rowCount, shape, into: target)
+            return try decode(layer: layer, kind, into: target, at: dense)
         }
+        let values = workspace.kernels.converted.prefix(shape.rawByteCount)
+        try decode(layer: layer, kind, into: values, at: dense)
+        workspace.load(rows: 0..<shape.rowCount, shape, from: values)
         workspace.store(shape, as: type, into: target)
     }
 
-    /// Decodes one section into the bits of the workspace.
-    private func decode(layer: Int, _ kind: KVKind) throws(CodecFault) -> SectionShape {
-        let index = reader.index(layer: layer, kind)
-        let shape = SectionShape(
+    private func shape(layer: Int, _ kind: KVKind) -> SectionShape {
+        SectionShape(
             kind, layer: layer, of: layout, tokenCount: tokenCount,
             exactRowCount: reader.header.exactRowCount)
+    }
+
+    /// Decodes one section to its places in `payload`.
+    private func decode(
+        layer: Int, _ kind: KVKind, into payload: PinnedBytes, at places: TensorPlaces
+    ) throws(CodecFault) {
+        let shape = shape(layer: layer, kind)
+        let index = reader.index(layer: layer, kind)
         let section = try reader.section(index)
         switch reader[index].method {
+        case .exponent:
+            guard let profile else { throw .profileMissing }
+            guard let columns = profile.splitColumns(layer: layer, kind) else {
+                throw .profileUnsuitable
+            }
+            try Exponent(shape: shape, columns: columns, memory: workspace.kernels)
+                .decode(section, into: payload, at: places)
+        case .scalar:
+            try scalar(shape).decode(section, into: payload, at: places)
+        default:
+            try decode(section, reader[index].method, shape)
+            workspace.scatter(shape, into: payload, at: places)
+        }
+    }
+
+    /// What decodes a section of method scalar.
+    private func scalar(_ shape: SectionShape) throws(CodecFault) -> Scalar {
+        guard let profile else { throw .profileMissing }
+        guard let level = profile.index(ofScalar: reader.header.level), !reader.header.isEmbedded
+        else { throw .profileUnsuitable }
+        return try Scalar(
+            shape, profile, level: level, rotation: rotation, origin: reader.header.origin,
+            workspace)
+    }
+
+    /// Decodes a section that needs no profile into the bits of the workspace.
+    private func decode(
+        _ section: PinnedBytes, _ method: SectionMethod, _ shape: SectionShape
+    ) throws(CodecFault) {
+        switch method {
         case .raw:
             guard section.count == shape.rawByteCount else { throw .section }
             workspace.load(rows: 0..<tokenCount, shape, from: section)
@@ -82,10 +128,9 @@ struct TensorDecoder {
         case .quantised:
             try Quantised.decode(
                 shape, from: section, rotation: rotation, origin: reader.header.origin, workspace)
-        case .exponent, .scalar, .predicted: throw .profileMissing
-        case .zstd: throw .section
+        case .predicted: throw .profileMissing
+        case .zstd, .exponent, .scalar: throw .section
         }
-        return shape
     }
 }
 

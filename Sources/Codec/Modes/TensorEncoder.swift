@@ -8,6 +8,9 @@ struct TensorEncoder {
     private let tokenCount: Int
     private let workspace: CodecWorkspace
     private let rule: QuantisationRule?
+    private let profile: Profile?
+    /// The profile's level in mode scalar.
+    private let scalarLevel: Int?
     private let rotation: Rotation?
     private var header: ContainerHeader
 
@@ -20,12 +23,18 @@ struct TensorEncoder {
         self.tokenCount = tokenCount
         self.workspace = workspace
         rule = plan.level.isExact ? nil : plan.quantisation ?? QuantisationRule(plan.level)
-        rotation =
-            rule == nil
-            ? nil : layout.rotation.map { Rotation($0, layerCount: layout.layerCount) }
+        let profile = plan.profile?.layout == layout.id ? plan.profile : nil
+        scalarLevel = profile?.index(ofScalar: plan.level, hasPosition: plan.firstPosition != nil)
+        let isOfUse = rule == nil ? profile?.hasLosslessColumns ?? false : scalarLevel != nil
+        self.profile = isOfUse ? profile : nil
+        let known = scalarLevel == nil ? nil : profile?.rotation
+        let described = layout.rotation.map { Rotation($0, layerCount: layout.layerCount) }
+        rotation = rule == nil ? nil : known ?? described
+        let lossy: ContainerMode = scalarLevel == nil ? .cachegen : .scalar
         header = ContainerHeader(
-            mode: rule == nil ? .lossless : .cachegen, level: plan.level,
+            mode: rule == nil ? .lossless : lossy, level: plan.level,
             payloadByteCount: payload.count)
+        header.profile = self.profile?.hash ?? .none
         header.type = layout.type
         header.layout = layout.id
         header.firstPosition = plan.firstPosition
@@ -91,9 +100,13 @@ struct TensorEncoder {
         let shape = SectionShape(
             kind, layer: layer, of: layout, tokenCount: tokenCount,
             exactRowCount: header.exactRowCount)
-        workspace.gather(shape, from: payload, at: layout.places(kind, tokenCount: tokenCount))
+        let places = layout.places(kind, tokenCount: tokenCount)
         let part = SectionPart(kind)
         let room = writer.room
+        if let (method, byteCount) = try encodeByProfile(shape, at: places, into: room) {
+            return writer.append(part, number: layer, method, byteCount: byteCount)
+        }
+        workspace.gather(shape, from: payload, at: places)
         if let rule, room.count > 0 {
             // A quantised section larger than a raw one would be no use.
             let byteCount = Quantised.encode(
@@ -106,5 +119,24 @@ struct TensorEncoder {
         }
         let (method, byteCount) = try Planes.encode(shape, into: room, workspace)
         writer.append(part, number: layer, method, byteCount: byteCount)
+    }
+
+    /// Encodes a section by what the profile says; nil when that does not win.
+    private func encodeByProfile(
+        _ shape: SectionShape, at places: TensorPlaces, into room: PinnedBytes
+    ) throws(CodecFault) -> (SectionMethod, Int)? {
+        guard let profile else { return nil }
+        let room = room.prefix(min(room.count, shape.rawByteCount))
+        if let scalarLevel {
+            let scalar = try Scalar(
+                shape, profile, level: scalarLevel, rotation: rotation, origin: header.origin,
+                workspace)
+            return scalar.encode(payload, at: places, into: room).map { (.scalar, $0) }
+        }
+        guard let columns = profile.splitColumns(layer: shape.layer, shape.kind) else {
+            return nil
+        }
+        return Exponent(shape: shape, columns: columns, memory: workspace.kernels)
+            .encode(payload, at: places, into: room).map { (.exponent, $0) }
     }
 }

@@ -7,7 +7,7 @@ internal import KVCore
 struct Words {
     let count: Int
     private let memory: OwnedBytes
-    private let bytes: PinnedBytes
+    let bytes: PinnedBytes
 
     init(count: Int) {
         self.count = count
@@ -25,6 +25,9 @@ struct Words {
 /// The same of numbers.
 struct Floats {
     private let words: Words
+
+    /// All numbers, side by side.
+    var bytes: PinnedBytes { words.bytes }
 
     init(count: Int) { words = Words(count: count) }
 

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+internal import KVCore
+internal import Kernels
+
+/// Method scalar: values in cells of a profile's steps, coded by its tables
+/// (docs/container-format.md, section 9).
+struct Scalar {
+    let shape: SectionShape
+    let columns: ScaledColumns
+    /// Of all rows; nil where K does not turn.
+    let angles: ScaledColumns.Angles?
+    let memory: KernelWorkspace
+
+    /// How a profile's level codes a section. Computes the angles of K, if it turns; throws
+    /// `profileUnsuitable` when the container's rotation is not of the profile's kind.
+    init(
+        _ shape: SectionShape, _ profile: Profile, level: Int, rotation: Rotation?,
+        origin: UInt64, _ workspace: CodecWorkspace
+    ) throws(CodecFault) {
+        self.shape = shape
+        columns = profile.scaledColumns(level, layer: shape.layer, shape.kind)
+        memory = workspace.kernels
+        guard columns.rotated.pairCount > 0 else {
+            angles = nil
+            return
+        }
+        guard let rotation, rotation.channels == columns.rotated,
+            let set = rotation.setOfLayer[shape.layer]
+        else { throw .profileUnsuitable }
+        workspace.angles.prepare(
+            rotation.turns[set], origin: origin, rowCount: shape.rowCount)
+        angles = workspace.angles.forKernels
+    }
+
+    private var rows: Range<Int> { shape.exactRowCount..<shape.rowCount }
+
+    /// Encodes a section of `payload` into `room`. Its byte count; nil when it has a value that has
+    /// no cell, too many escapes, no room, or nothing to quantise.
+    func encode(
+        _ payload: PinnedBytes, at places: TensorPlaces, into room: PinnedBytes
+    ) -> Int? {
+        guard !rows.isEmpty, shape.element != .float8, isWithinBounds,
+            memory.fits(columns.coded, rowCount: rows.count),
+            let escapeCount = quantise(payload, at: places),
+            room.count >= StreamHeader.byteCount
+        else { return nil }
+        let words = RANS.encode(
+            columns.coded, rowCount: rows.count, packed: memory.packed, area: memory.words,
+            states: StreamHeader.states(room))
+        let header = StreamHeader(wordByteCount: words.count, escapeCount: escapeCount)
+        let escapes = memory.escapes.prefix(escapeCount * EscapeList.entryByteCount)
+        let byteCount =
+            StreamHeader.byteCount + words.count + shape.exactByteCount + escapes.count
+        guard room.count >= byteCount else { return nil }
+        header.encode(into: room)
+        header.words(room).copy(from: words)
+        shape.copy(
+            rows: 0..<shape.exactRowCount, .out, payload: payload, at: places,
+            dense: header.rests(room, count: shape.exactByteCount))
+        header.escapes(room.prefix(byteCount)).copy(from: escapes)
+        return byteCount
+    }
+
+    /// Decodes a section to its places in `payload`.
+    func decode(
+        _ section: PinnedBytes, into payload: PinnedBytes, at places: TensorPlaces
+    ) throws(CodecFault) {
+        let header = try StreamHeader(section, restByteCount: shape.exactByteCount)
+        guard !rows.isEmpty, shape.element != .float8 else { throw .section }
+        guard memory.fits(columns.coded, rowCount: rows.count),
+            header.escapeCount * EscapeList.entryByteCount <= memory.escapes.count
+        else { throw .workspaceTooSmall }
+        let found = RANS.decode(
+            columns.coded, rowCount: rows.count, states: StreamHeader.states(section),
+            words: header.words(section), into: memory.packed)
+        guard found == header.escapeCount else { throw .section }
+        memory.escapes.copy(from: header.escapes(section))
+        guard restore(into: payload, at: places, escapeCount: header.escapeCount) else {
+            throw .section
+        }
+        shape.copy(
+            rows: 0..<shape.exactRowCount, .in, payload: payload, at: places,
+            dense: header.rests(section, count: shape.exactByteCount))
+    }
+
+    /// Whether every number that cells may stand for is one of the format.
+    private var isWithinBounds: Bool { columns.magnitudeMax <= Profile.magnitudeMax }
+
+    /// Symbols into `packed` and escapes into `escapes`; how many of these, or nil.
+    private func quantise(_ payload: PinnedBytes, at places: TensorPlaces) -> Int? {
+        guard let runs = shape.runs(from: rows.lowerBound, in: payload, at: places) else {
+            let dense = memory.dense.prefix(rows.count * shape.columnCount * shape.type.byteCount)
+            shape.copy(rows: rows, .out, payload: payload, at: places, dense: dense)
+            return columns.quantise(
+                TensorView(dense: dense, shape.viewShape(rowCount: rows.count)),
+                angles: angles(from: rows.lowerBound), into: memory.packed,
+                escapes: memory.escapes(of: shape))
+        }
+        var count = 0
+        for run in runs {
+            let first = run.rows.lowerBound - rows.lowerBound
+            let room = memory.escapes(of: shape).dropFirst(count * EscapeList.entryByteCount)
+            guard
+                let found = columns.quantise(
+                    run.view, angles: angles(from: run.rows.lowerBound), into: packed(from: first),
+                    escapes: room)
+            else { return nil }
+            room.moveEscapes(0..<found, by: first * shape.columnCount)
+            count += found
+        }
+        return count
+    }
+
+    /// False when the escapes are not those of the symbols.
+    private func restore(
+        into payload: PinnedBytes, at places: TensorPlaces, escapeCount: Int
+    ) -> Bool {
+        guard let runs = shape.runs(from: rows.lowerBound, in: payload, at: places) else {
+            let dense = memory.dense.prefix(rows.count * shape.columnCount * shape.type.byteCount)
+            let isWhole = columns.restore(
+                memory.packed, angles: angles(from: rows.lowerBound), escapes: memory.escapes,
+                escapeCount: escapeCount,
+                into: TensorView(dense: dense, shape.viewShape(rowCount: rows.count)))
+            shape.copy(rows: rows, .in, payload: payload, at: places, dense: dense)
+            return isWhole
+        }
+        var used = 0
+        for run in runs {
+            let first = run.rows.lowerBound - rows.lowerBound
+            let end = first + run.rows.count
+            let own = memory.escapes.escapes(
+                from: used, below: end * shape.columnCount, count: escapeCount)
+            memory.escapes.moveEscapes(own, by: -first * shape.columnCount)
+            guard
+                columns.restore(
+                    packed(from: first), angles: angles(from: run.rows.lowerBound),
+                    escapes: memory.escapes.dropFirst(
+                        own.lowerBound * EscapeList.entryByteCount),
+                    escapeCount: own.count, into: run.view)
+            else { return false }
+            used = own.upperBound
+        }
+        return used == escapeCount
+    }
+
+    /// Symbols from a coded row on, which is a multiple of four.
+    private func packed(from row: Int) -> PinnedBytes {
+        memory.packed.dropFirst(columns.coded.packedByteCount(rowCount: row))
+    }
+
+    private func angles(from row: Int) -> ScaledColumns.Angles? {
+        angles?.dropFirst(row * columns.rotated.pairCount)
+    }
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+package import KVCore
+internal import Kernels
+
+/// What was learnt once about a model, made ready for one layout (docs/container-format.md,
+/// section 11). Immutable; any thread.
+///
+/// Made once for a layout and kept: reading takes a hash of all bytes and some 60 bytes for each
+/// column of each layer and level.
+package final class Profile: Sendable {
+    /// Names the profile in containers.
+    package let hash: ProfileHash
+    /// The layout that it was made ready for.
+    package let layout: LayoutID
+    package let levels: [ProfileLevel]
+    package let note: String
+    /// How K turns; nil: it is used as it is.
+    let rotation: Rotation?
+    /// [level][layer][kind], of mode scalar; empty for levels that cannot be used.
+    private let scaled: [[[ScaledColumns]]]
+    /// [layer][kind]; empty without tables for it.
+    private let split: [[SplitColumns]]
+
+    static let stepRange: ClosedRange<Float> = 0x1p-40...0x1p40
+    static let magnitudeMax: Float = 0x1p80
+
+    /// Reads a profile's bytes. Throws `profileDamaged` and the faults of a container's start, and
+    /// `profileUnsuitable` when it is of another model than the layout.
+    package init(_ bytes: PinnedBytes, for layout: KVLayout) throws(CodecFault) {
+        let items = try ProfileItems(bytes)
+        guard let requirements = items[.requirements], let levels = items[.levels],
+            let fields = LayoutFields(requirements.array),
+            let described = LayoutFields(layout.description)
+        else { throw .profileDamaged }
+        guard fields.isPart(of: described), items.layerCount == layout.layerCount,
+            items.keyColumnCount == layout.columnCount(.keys),
+            items.valueColumnCount == layout.columnCount(.values)
+        else { throw .profileUnsuitable }
+        hash = Self.hash(of: bytes)
+        self.layout = layout.id
+        self.levels = try ProfileLevel.read(levels)
+        note = items[.note].map { String(decoding: $0.array, as: UTF8.self) } ?? ""
+        if let section = items[.rotation] {
+            guard let rotation = Rotation(section, of: layout) else { throw .profileDamaged }
+            self.rotation = rotation
+        } else {
+            rotation = nil
+        }
+        let tables = SymbolTables(try items.tables(.symbolTables, count: items.tableCount))
+        var scaled: [[[ScaledColumns]]] = []
+        for level in self.levels {
+            scaled.append(
+                try Self.scaledColumns(items, level, layout, tables, rotation: rotation))
+        }
+        self.scaled = scaled
+        split = try Self.splitColumns(items, layout)
+    }
+
+    /// The first 16 bytes of SHA-256.
+    package static func hash(of bytes: PinnedBytes) -> ProfileHash {
+        let digest = secureHash(bytes.array)
+        func word(_ start: Int) -> UInt64 {
+            digest[start..<start + 8].reversed().reduce(0) { $0 << 8 | UInt64($1) }
+        }
+        return ProfileHash(words: (word(0), word(8)))
+    }
+
+    /// The place of a level of mode scalar that can be used; nil when the profile has none.
+    func index(ofScalar level: Level) -> Int? {
+        levels.indices.first {
+            levels[$0].level == level && levels[$0].mode == .scalar && !scaled[$0].isEmpty
+        }
+    }
+
+    /// The same for a chunk that is to be encoded: what is stored before RoPE needs its position.
+    func index(ofScalar level: Level, hasPosition: Bool) -> Int? {
+        index(ofScalar: level).flatMap {
+            hasPosition || !levels[$0].isBeforeRotation ? $0 : nil
+        }
+    }
+
+    func scaledColumns(_ level: Int, layer: Int, _ kind: KVKind) -> ScaledColumns {
+        scaled[level][layer][Int(kind.rawValue)]
+    }
+
+    /// Whether mode lossless is better with it.
+    var hasLosslessColumns: Bool { !split.isEmpty }
+
+    func splitColumns(layer: Int, _ kind: KVKind) -> SplitColumns? {
+        split.isEmpty ? nil : split[layer][Int(kind.rawValue)]
+    }
+}
+
+// MARK: - Reading
+
+extension Profile {
+    /// The columns of all layers at a level; empty when the level is not one of mode scalar, is
+    /// embedded, or turns K without a rotation.
+    private static func scaledColumns(
+        _ items: ProfileItems, _ level: ProfileLevel, _ layout: KVLayout, _ tables: SymbolTables,
+        rotation: Rotation?
+    ) throws(CodecFault) -> [[ScaledColumns]] {
+        guard level.mode == .scalar, !level.isEmbedded,
+            !level.isBeforeRotation || rotation != nil
+        else { return [] }
+        var layers: [[ScaledColumns]] = []
+        for layer in 0..<layout.layerCount {
+            var kinds: [ScaledColumns] = []
+            for kind in layout.kinds {
+                let columns = try columns(items, level, layer: layer, kind, tables)
+                let order = try order(items, layer: layer, kind, columns.count)
+                let turns = level.isBeforeRotation && rotation?.setOfLayer[layer] != nil
+                let rotated = turns && kind == .keys ? rotation?.channels : nil
+                kinds.append(
+                    ScaledColumns(
+                        columns, order: order, tables: tables,
+                        headWidth: layout.channelCount(kind), rotated: rotated ?? .none))
+            }
+            layers.append(kinds)
+        }
+        return layers
+    }
+
+    private static func columns(
+        _ items: ProfileItems, _ level: ProfileLevel, layer: Int, _ kind: KVKind,
+        _ tables: SymbolTables
+    ) throws(CodecFault) -> [ScaledColumns.Column] {
+        let count = kind == .keys ? items.keyColumnCount : items.valueColumnCount
+        guard let means = try items.content(.means, layer: layer, kind, count: 4 * count),
+            let steps = try items.content(.steps, layer: layer, kind, count: 4 * count),
+            let classes = try items.content(.classes, layer: layer, kind, count: count)
+        else { throw .profileDamaged }
+        var columns: [ScaledColumns.Column] = []
+        columns.reserveCapacity(count)
+        for column in 0..<count {
+            let mean = Float(bitPattern: means.load(UInt32.self, at: 4 * column))
+            let step = Float(bitPattern: steps.load(UInt32.self, at: 4 * column))
+            guard mean.magnitude <= magnitudeMax, stepRange.contains(step) else {
+                throw .profileDamaged
+            }
+            let wanted = Int(classes.load(Int8.self, at: column)) + level.shift
+            columns.append(
+                .init(
+                    mean: mean, step: step * level.step,
+                    table: min(max(wanted, 0), tables.tables.count - 1)))
+        }
+        return columns
+    }
+
+    /// A permutation of the columns.
+    private static func order(
+        _ items: ProfileItems, layer: Int, _ kind: KVKind, _ count: Int
+    ) throws(CodecFault) -> [Int] {
+        guard let content = try items.content(.order, layer: layer, kind, count: 2 * count) else {
+            throw .profileDamaged
+        }
+        let order = (0..<count).map { Int(content.load(UInt16.self, at: 2 * $0)) }
+        var isThere = [Bool](repeating: false, count: count)
+        for column in order {
+            guard column < count, !isThere[column] else { throw .profileDamaged }
+            isThere[column] = true
+        }
+        return order
+    }
+
+    /// The columns of all layers for mode lossless; empty without tables or columns for it.
+    private static func splitColumns(
+        _ items: ProfileItems, _ layout: KVLayout
+    ) throws(CodecFault) -> [[SplitColumns]] {
+        let tables = try items.tables(.losslessTables, count: items.losslessTableCount)
+        let shared = SymbolTables(tables)
+        var layers: [[SplitColumns]] = []
+        for layer in 0..<layout.layerCount {
+            var kinds: [SplitColumns] = []
+            for kind in layout.kinds {
+                let count = layout.columnCount(kind)
+                guard
+                    let content = try items.content(
+                        .losslessColumns, layer: layer, kind, count: 2 * count)
+                else { return [] }
+                var columns: [SplitColumns.Column] = []
+                for column in 0..<count {
+                    let table = Int(content[2 * column + 1])
+                    guard table < tables.count else { throw .profileDamaged }
+                    columns.append(.init(offset: content[2 * column], table: table))
+                }
+                kinds.append(SplitColumns(columns, tables: shared))
+            }
+            layers.append(kinds)
+        }
+        return layers
+    }
+}
+
+extension PinnedBytes {
+    /// A copy of the bytes.
+    fileprivate var array: [UInt8] { (0..<count).map { self[$0] } }
+}
