@@ -56,7 +56,8 @@ extension Connection {
             return try await refuse(request, error)
         }
         let end = request.arrival.adding(milliseconds: pin.milliseconds)
-        let next = try await answerStatuses(request, pin.keys) { key in
+        // A pin that outlives a restart needs a chunk that does.
+        let next = try await answerStatuses(request, pin.keys, storing: true) { key in
             self.pin(key, until: end, now: request.arrival)
         }
         ssd?.store.bell.ring()
@@ -77,12 +78,13 @@ extension Connection {
         }
     }
 
-    /// Answers with a status for each key, once what `perform` did is durable.
+    /// Answers with a status for each key, once what `perform` did is durable, and, if `storing`, the
+    /// chunks are.
     private nonisolated(nonsending) func answerStatuses(
-        _ request: Request, _ keys: KeyList, _ perform: (ChunkKey) -> KeyOutcome
+        _ request: Request, _ keys: KeyList, storing: Bool = false,
+        _ perform: (ChunkKey) -> KeyOutcome
     ) async throws(ConnectionEnd) -> Next {
         try await answerRows(request, rowByteCountMax: 2 * keys.count) { rows in
-            var okCount: UInt32 = 0
             var notes: [(index: Int, sequence: UInt64)] = []
             for index in 0..<keys.count {
                 var (status, note) = perform(keys[index])
@@ -91,21 +93,26 @@ extension Connection {
                 case .noted(let sequence): notes.append((index, sequence))
                 case .refused: status = .notDurable
                 }
-                if status == .ok { okCount += 1 }
                 rows.store(status.rawValue, at: 2 * index)
             }
             if let ssd, !notes.isEmpty {
                 let areDurable = await ssd.store.awaitNotes(
                     notes.map(\.sequence), deadline: request.deadline)
                 for (note, isDurable) in zip(notes, areDurable) where !isDurable {
-                    if rows.load(UInt16.self, at: 2 * note.index) == Status.ok.rawValue {
-                        okCount -= 1
-                    }
                     rows.store(Status.notDurable.rawValue, at: 2 * note.index)
                 }
             }
+            if let ssd, storing {
+                let kept = (0..<keys.count).filter { rows.isOK($0) }
+                let areStored = await ssd.store.store(
+                    kept.map { ChunkName(namespace, keys[$0]) }, deadline: request.deadline)
+                for (index, isStored) in zip(kept, areStored) where !isStored {
+                    rows.store(Status.notDurable.rawValue, at: 2 * index)
+                }
+            }
             return Rows(
-                firstCount: okCount, secondCount: UInt32(keys.count), byteCount: 2 * keys.count)
+                firstCount: UInt32((0..<keys.count).count { rows.isOK($0) }),
+                secondCount: UInt32(keys.count), byteCount: 2 * keys.count)
         }
     }
 
@@ -188,5 +195,12 @@ extension Connection {
         case .busy: "it is being evacuated already"
         default: "no other directory takes chunks: add one to ssd.directories and restart"
         }
+    }
+}
+
+extension PinnedBytes {
+    /// Whether row `index` of an answer, each a status, is `ok`.
+    fileprivate func isOK(_ index: Int) -> Bool {
+        load(UInt16.self, at: 2 * index) == Status.ok.rawValue
     }
 }

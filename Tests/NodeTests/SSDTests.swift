@@ -283,6 +283,22 @@ extension Client {
             client.close()
         }
     }
+
+    @Test(arguments: WorldOptions.all)
+    func `has them on SSD once they are pinned, wherever they were`(
+        options: WorldOptions
+    ) async throws {
+        try await withNode(options.withSSD { $0.admission = .secondUse }) { world in
+            let client = world.client()
+            try await client.put(0..<8)
+            #expect(!(0..<8).contains { world.isOnSSD($0) })
+            let pins = try await client.pin(
+                (0..<8).map { key($0) }, milliseconds: 600_000, deadline: client.soon)
+            #expect(pins == Array(repeating: .ok, count: 8))
+            #expect((0..<8).allSatisfy { world.isOnSSD($0) })
+            client.close()
+        }
+    }
 }
 
 @Suite struct `Admission to SSD` {

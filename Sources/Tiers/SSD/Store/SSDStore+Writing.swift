@@ -87,6 +87,23 @@ extension SSDStore {
         await onOwnTask(by: deadline, orElse: false) { await $0.storeHere(name) }
     }
 
+    /// Puts several chunks on stable storage: those that are not there one by one, as most are on
+    /// their way anyhow.
+    /// - Returns: for each, whether it is there.
+    package func store(_ names: [ChunkName], deadline: Instant) async -> [Bool] {
+        await onOwnTask(by: deadline, orElse: names.map { _ in false }) {
+            await $0.storeHere(names)
+        }
+    }
+
+    private func storeHere(_ names: [ChunkName]) async -> [Bool] {
+        for name in names where tier.presence(of: name, now: reactor.now()) != .there {
+            _ = await storeHere(name)
+        }
+        await synchronizeAll()
+        return names.map { tier.presence(of: $0, now: reactor.now()) == .there }
+    }
+
     private func storeHere(_ name: ChunkName) async -> Bool {
         guard storeCount < storeCountMax, !isStopping else { return false }
         storeCount += 1
