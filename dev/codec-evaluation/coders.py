@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from kvstore_profile import learning, predictive, rans, scalar, tables
-from kvstore_profile.model import Shape, rotate
+from kvstore_profile.rotary import Shape, rotate
 
 HEADER_BYTES = 64
 ENTRY_BYTES = 16

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from kvstore_profile import container, learning
+from kvstore_profile.rotary import rotate
 from kvstore_profile.scalar import EXACT_ROWS
 
 
@@ -66,7 +67,7 @@ def fisher_of(model, chosen: list[list[int]]) -> np.ndarray:
 
 def main() -> None:
     options = arguments()
-    from kvstore_profile.model import Model, rotate
+    from kvstore_profile.model import Model
 
     model = Model(options.model, options.threads)
     shape = model.shape

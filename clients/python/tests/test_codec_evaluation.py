@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The evaluation's way through the daemon's codec, with made-up keys and values: what
+`make eval-codec` does with a model's, small enough for every test run."""
+import os
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+from kvstore_profile import container, learning, rotary, scalar
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / "dev" / "codec-evaluation"))
+import coders  # noqa: E402
+import daemon  # noqa: E402
+
+SEED = 20261121
+SHAPE = rotary.Shape(2, 2, 16, (100.0 ** (-np.arange(8) / 8))[None], (0, 0))
+
+pytestmark = pytest.mark.skipif("KVSTORED" not in os.environ, reason="KVSTORED names no daemon")
+
+
+@pytest.fixture(scope="module")
+def link():
+    server = daemon.Daemon(os.environ["KVSTORED"])
+    yield server.connection
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def stored():
+    """`[layer, kind, token, column]`, keys before the rotary embedding."""
+    generator = np.random.default_rng(SEED)
+    columns = SHAPE.column_count
+    means = generator.normal(size=(2, 2, 1, columns)) * 4
+    return (means + generator.normal(size=(2, 2, 96, columns))).astype(np.float32)
+
+
+def turned(stored, first_position=0, undo=False):
+    result = stored.copy()
+    for layer in range(SHAPE.layer_count):
+        result[layer, 0] = rotary.rotate(stored[layer, 0], SHAPE, layer, first_position, undo)
+    return result if undo else coders.to_bfloat16(result)
+
+
+def test_nothing_is_lost_at_level_zero(link, stored):
+    chunk = turned(stored)
+    coder = daemon.DaemonCoder(link, SHAPE, "L0", None)
+    coded = coder.code(chunk, 0)
+    assert coder.mode == "L" and coded.byte_count < 0.9 * 2 * chunk.size
+    assert (coded.values == chunk).all()
+
+
+@pytest.mark.parametrize("first_position", [0, 256])
+def test_coarser_levels_take_fewer_bytes_for_larger_errors(link, stored, first_position):
+    chunk = turned(stored, first_position)
+    sizes, errors = [], []
+    for level in ("Q1", "Q2", "Q3", "Q4"):
+        coder = daemon.DaemonCoder(link, SHAPE, level, None)
+        coded = coder.code(chunk, first_position)
+        assert coder.mode == "cachegen"
+        sizes.append(coded.byte_count)
+        errors.append(float(((coded.values - chunk) ** 2).mean()))
+        if first_position == 0:
+            exact = slice(0, scalar.EXACT_ROWS)
+            assert (coded.values[:, :, exact] == chunk[:, :, exact]).all()
+    assert sizes == sorted(sizes, reverse=True) and errors == sorted(errors)
+    assert errors[0] > 0 and errors[1] < 0.05 * chunk.var()
+
+
+def test_a_profile_is_taken_or_left_but_never_an_error(link, stored):
+    """With a profile the daemon may answer in mode scalar or, without that mode, in cachegen."""
+    profile = learning.learn(np.stack([stored] * 2), None, with_predictors=False)
+    fields = {"layers": 2, "kv_heads": 2, "head_dim": 16}
+    data = container.encode(profile, fields,
+                            container.rotation(SHAPE.frequencies, SHAPE.turns), "")
+    coder = daemon.DaemonCoder(link, SHAPE, "Q2", data)
+    coded = coder.code(turned(stored), 0)
+    assert coder.mode in ("S", "cachegen")
+    before = turned(coded.values, undo=True), turned(turned(stored), undo=True)
+    # A step of 0.43 deviations leaves an error of 0.124 of them.
+    assert float(np.sqrt(((before[0] - before[1]) ** 2).mean())) < 0.25
