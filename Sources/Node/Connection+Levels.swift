@@ -49,7 +49,7 @@ extension Connection {
     nonisolated(nonsending) func decoded(
         _ source: Hold, _ key: ChunkKey, _ request: Request
     ) async -> Result<Hold, Status> {
-        switch await codec.decode(source, deadline: request.deadline) {
+        switch await codec.decode(source, namespace, deadline: request.deadline) {
         case .success(let form): return .success(form)
         case .failure(.unsound):
             node.metrics.add(.codecQuarantined)
@@ -70,7 +70,7 @@ extension Connection {
         if node.tier.description(of: source).level != .raw {
             guard
                 case .success(let form) = await codec.decode(
-                    source, deadline: request.deadline)
+                    source, namespace, deadline: request.deadline)
             else { return nil }
             raw = form
         }

@@ -31,7 +31,7 @@ package enum Metric: Int, CaseIterable, Sendable {
     case codecPredictiveIn, codecPredictiveOut
     case codecDecodes, codecDecodedBytes, codecWaiting
     case codecQueueFull, codecLate, codecNoRoom, codecNoGain
-    case codecLayoutsUnknown, codecProfilesMissing
+    case codecLayoutsUnknown, codecProfilesMissing, codecPositionsUnknown
     case codecFaults, codecQuarantined
     case logLinesDropped
 
@@ -159,6 +159,8 @@ package enum Metric: Int, CaseIterable, Sendable {
             .counter("codec_layouts_unknown", "Coded as opaque bytes: nobody described them.")
         case .codecProfilesMissing:
             .counter("codec_profiles_missing", "Containers whose profile is not at hand.")
+        case .codecPositionsUnknown:
+            .counter("codec_positions_unknown", "Coded without their profile: no position.")
         case .codecFaults: .counter("codec_faults", "Containers that could not be decoded.")
         case .codecQuarantined: .counter("codec_quarantined", "Chunks deleted because of that.")
         case .logLinesDropped: .counter("log_lines_dropped", "Log lines lost to a full buffer.")

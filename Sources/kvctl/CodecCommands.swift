@@ -10,8 +10,8 @@ import Wire
 /// The operator's commands for the codec.
 struct CodecCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "codec", abstract: "Try compression on your own KV.",
-        subcommands: [CodecTryCommand.self])
+        commandName: "codec", abstract: "Try compression on your own KV, and install profiles.",
+        subcommands: [CodecTryCommand.self, CodecProfileCommand.self])
 }
 
 /// Tells what each level does to a chunk.
@@ -69,9 +69,9 @@ struct CodecTryCommand: AsyncParsableCommand {
 
     private func load() async throws(Failure) -> Source {
         var described: KVLayout?
-        if let layout { described = try Self.layout(fromFile: layout) }
+        if let layout { described = try CodecFiles.layout(layout) }
         guard let key = ChunkKey(hexadecimal: chunk), !fileExists(chunk) else {
-            return Source(payload: try Self.payload(fromFile: chunk), layout: described)
+            return Source(payload: try CodecFiles.payload(chunk), layout: described)
         }
         let given = described
         return try await withDaemon(connection) { _, calls throws(Failure) in
@@ -87,43 +87,6 @@ struct CodecTryCommand: AsyncParsableCommand {
             }
             return Source(payload: payload, layout: layout)
         }
-    }
-
-    private static func payload(fromFile path: String) throws(Failure) -> OwnedBytes {
-        let pieces = try readAll(
-            Descriptor.reading(path), of: path, byteCountMax: Limits.chunkByteCountMax)
-        let count = pieces.reduce(0) { $0 + $1.bytes.count }
-        guard count > 0 else { throw Failure(.usage, "\(path) is empty") }
-        let payload = OwnedBytes(count: count, alignment: 4_096)
-        var end = 0
-        for piece in pieces {
-            payload.bytes.dropFirst(end).copy(from: piece.bytes)
-            end += piece.bytes.count
-        }
-        withExtendedLifetime(pieces) {}
-        return payload
-    }
-
-    private static func layout(fromFile path: String) throws(Failure) -> KVLayout {
-        let pieces = try readAll(
-            Descriptor.reading(path), of: path, byteCountMax: Limits.bodyByteCountMax)
-        let bytes = pieces.flatMap { piece in (0..<piece.bytes.count).map { piece.bytes[$0] } }
-        let lines = String(decoding: bytes, as: UTF8.self).split(separator: "\n")
-            .filter { !$0.isEmpty && !$0.hasPrefix("kvstore_layout=") }
-        // By names, as the canonical form has them.
-        let sorted = lines.sorted { left, right in
-            left.prefix { $0 != "=" }.utf8.lexicographicallyPrecedes(
-                right.prefix { $0 != "=" }.utf8)
-        }
-        let text = ["kvstore_layout=1"] + sorted.map(String.init)
-        let canonical = Array((text.joined(separator: "\n") + "\n").utf8)
-        guard let layout = KVLayout(description: canonical) else {
-            throw Failure(
-                .usage,
-                "\(path) does not say where each value stands: see "
-                    + "docs/container-format.md, section 3, for the fields")
-        }
-        return layout
     }
 
     /// What the namespace says of a layout; nil when it says nothing.

@@ -13,7 +13,7 @@ struct ChunkCoder: Sendable {
     let metrics: Metrics
 
     /// The payload that the container in `source` decodes to, as a chunk of its own.
-    func decode(_ source: Hold) -> Result<Hold, FormFault> {
+    func decode(_ source: Hold, _ profile: Profile?) -> Result<Hold, FormFault> {
         memory.withHeld(source) { bytes in
             do throws(CodecFault) {
                 let reader = try ContainerReader(bytes)
@@ -22,7 +22,7 @@ struct ChunkCoder: Sendable {
                 let target = room.bytes
                 try workspaces.with(reader.layout, byteCount) {
                     workspace throws(CodecFault) in
-                    try ChunkCodec.decode(reader, into: target, workspace)
+                    try ChunkCodec.decode(reader, into: target, workspace, profile: profile)
                 }
                 metrics.add(.codecDecodes)
                 metrics.add(.codecDecodedBytes, byteCount)
@@ -39,7 +39,9 @@ struct ChunkCoder: Sendable {
     }
 
     /// A container of the raw chunk in `source`, as a chunk of its own that is smaller.
-    func encode(_ source: Hold, to level: Level, _ layout: KVLayout?) -> Result<Hold, FormFault> {
+    func encode(
+        _ source: Hold, to level: Level, _ layout: KVLayout?, _ profile: Profile?
+    ) -> Result<Hold, FormFault> {
         let description = memory.description(of: source)
         return memory.withHeld(source) { bytes in
             // What is no smaller has no room, and so is given up early.
@@ -50,7 +52,7 @@ struct ChunkCoder: Sendable {
             let target = room.bytes
             let plan = EncodingPlan(
                 level: level, layout: layout, layoutID: description.layout,
-                firstPosition: description.firstPosition)
+                firstPosition: description.firstPosition, profile: profile)
             do throws(CodecFault) {
                 let encoded = try workspaces.with(layout, bytes.count) {
                     workspace throws(CodecFault) in
@@ -84,6 +86,9 @@ struct ChunkCoder: Sendable {
         metrics.add(input, byteCount)
         metrics.add(output, encoded.byteCount)
         if plan.layout == nil, plan.level > .zstd { metrics.add(.codecLayoutsUnknown) }
+        if plan.profile != nil, plan.firstPosition == nil, encoded.mode == .cachegen {
+            metrics.add(.codecPositionsUnknown)
+        }
     }
 
     /// Room in the arena that nobody can find; nil when there is none.
@@ -103,6 +108,34 @@ struct ChunkCoder: Sendable {
     static func payloadByteCount(of container: PinnedBytes) -> Int? {
         do throws(CodecFault) {
             return try ContainerReader(container).header.payloadByteCount
+        } catch {
+            return nil
+        }
+    }
+
+    /// The profile that a container names, and its layout; nil when it names none.
+    static func profile(of container: PinnedBytes) -> (hash: ProfileHash, layout: KVLayout)? {
+        // Most have none, which is quickly seen.
+        guard container.count >= ContainerHeader.byteCount,
+            container.load(UInt64.self, at: 32) | container.load(UInt64.self, at: 40) != 0
+        else { return nil }
+        do throws(CodecFault) {
+            let reader = try ContainerReader(container)
+            guard reader.header.profile != .none, let layout = reader.layout else { return nil }
+            return (reader.header.profile, layout)
+        } catch {
+            // Whoever decodes it says what is wrong.
+            return nil
+        }
+    }
+
+    /// The profile of that hash in `bytes`; nil when they are another, damaged, or do not fit.
+    static func profile(
+        in bytes: PinnedBytes, _ hash: ProfileHash, _ layout: KVLayout
+    ) -> Profile? {
+        do throws(CodecFault) {
+            let profile = try Profile(bytes, for: layout)
+            return profile.hash == hash ? profile : nil
         } catch {
             return nil
         }
@@ -181,5 +214,24 @@ final class WorkspacePool: Sendable {
             return 1
         }
         return count * max(layout.columnCount(.keys), layout.columnCount(.values))
+    }
+}
+
+extension ProfileHash {
+    /// From the value that says which profile a layout's chunks are to be encoded with
+    /// (docs/container-format.md, section 12); nil when it is none.
+    init?(choice: [UInt8]) {
+        guard choice.count == 32, choice[16...].allSatisfy({ $0 == 0 }) else { return nil }
+        func word(_ start: Int) -> UInt64 {
+            choice[start..<start + 8].reversed().reduce(0) { $0 << 8 | UInt64($1) }
+        }
+        self.init(words: (word(0), word(8)))
+    }
+
+    /// The 16 bytes in order.
+    var bytes: [UInt8] {
+        [words.0, words.1].flatMap { word in
+            (0..<8).map { UInt8(truncatingIfNeeded: word >> (8 * UInt64($0))) }
+        }
     }
 }

@@ -4,23 +4,31 @@ internal import KVCore
 internal import Kernels
 internal import Synchronization
 
-/// What a node has learnt of its namespaces' layouts. Any thread; bounded.
+/// What a node has learnt of its namespaces' layouts, and of the profiles that go with them. Any
+/// thread; bounded.
 ///
 /// It never loads anything by itself: a `CodecDesk` does, and tells what it found.
 final class CodecCatalog: Sendable {
-    private struct Name: Hashable, Sendable {
+    /// Whose layout.
+    struct LayoutName: Hashable, Sendable {
         let namespace: NamespaceID
         let layout: LayoutID
     }
 
-    private struct Known {
-        /// Nil: nobody described it, or not so that it can be used.
-        let layout: KVLayout?
-        let lookAgain: Instant
+    /// Whose profile, made ready for which layout.
+    struct ProfileName: Hashable, Sendable {
+        let layout: LayoutName
+        let hash: ProfileHash
     }
 
+    /// Nil values: nobody described the layout, or not so that it can be used. A description never
+    /// changes.
+    let layouts = CodecMemory<LayoutName, KVLayout>(countMax: 1_024, keepsWhatIsThere: true)
+    /// Which profile a layout's chunks are to be encoded with.
+    let choices = CodecMemory<LayoutName, ProfileHash>(countMax: 1_024, keepsWhatIsThere: false)
+    /// Few: a profile of a large model takes megabytes.
+    let profiles = CodecMemory<ProfileName, Profile>(countMax: 4, keepsWhatIsThere: true)
     private let secrets: [KeyDerivation?]
-    private let layouts = Mutex<[Name: Known]>([:])
 
     /// `secrets` derive the keys of each namespace, in the order that numbers them.
     init(secrets: [KeyDerivation?]) { self.secrets = secrets }
@@ -30,30 +38,43 @@ final class CodecCatalog: Sendable {
         let number = Int(namespace.number)
         return number < secrets.count ? secrets[number] : nil
     }
+}
 
-    /// A layout, or that nobody described it; nil: it is time to look.
-    func layout(_ namespace: NamespaceID, _ layout: LayoutID, now: Instant) -> KVLayout?? {
-        layouts.withLock { layouts -> KVLayout?? in
-            guard let known = layouts[Name(namespace: namespace, layout: layout)],
-                // A description never changes.
-                known.layout != nil || now < known.lookAgain
+/// What was found under names, and what was not; the latter, and what may change, is looked for
+/// again after ten seconds. Any thread.
+final class CodecMemory<Name: Hashable & Sendable, Value: Sendable>: Sendable {
+    private struct Known {
+        let value: Value?
+        let lookAgain: Instant
+    }
+
+    private let known = Mutex<[Name: Known]>([:])
+    /// With one more, all are looked for again.
+    private let countMax: Int
+    private let keepsWhatIsThere: Bool
+
+    init(countMax: Int, keepsWhatIsThere: Bool) {
+        self.countMax = countMax
+        self.keepsWhatIsThere = keepsWhatIsThere
+    }
+
+    /// What is known of `name`, or that there is nothing; nil: it is time to look.
+    func look(_ name: Name, now: Instant) -> Value?? {
+        known.withLock { known -> Value?? in
+            guard let found = known[name],
+                keepsWhatIsThere && found.value != nil || now < found.lookAgain
             else { return .none }
-            return .some(known.layout)
+            return .some(found.value)
         }
     }
 
-    func learn(
-        _ namespace: NamespaceID, _ id: LayoutID, _ layout: KVLayout?, now: Instant
-    ) {
-        layouts.withLock { layouts in
-            if layouts.count >= layoutCountMax { layouts = [:] }
-            layouts[Name(namespace: namespace, layout: id)] = Known(
-                layout: layout, lookAgain: now.adding(milliseconds: lookMilliseconds))
+    func learn(_ name: Name, _ value: Value?, now: Instant) {
+        known.withLock { known in
+            if known.count >= countMax, known[name] == nil { known = [:] }
+            known[name] = Known(
+                value: value, lookAgain: now.adding(milliseconds: lookMilliseconds))
         }
     }
 }
 
-/// Layouts that are known at once; with one more, all are looked for again.
-private let layoutCountMax = 1_024
-/// When a layout that nobody described is looked for again.
 private let lookMilliseconds: UInt64 = 10_000

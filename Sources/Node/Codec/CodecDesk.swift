@@ -55,9 +55,12 @@ package actor CodecDesk<R: Reactor> {
 
     /// The raw form of a chunk that is encoded. Takes `source` over; the caller releases the
     /// result.
-    func decode(_ source: Hold, deadline: Instant) async -> Result<Hold, FormFault> {
+    func decode(
+        _ source: Hold, _ namespace: NamespaceID, deadline: Instant
+    ) async -> Result<Hold, FormFault> {
+        let profile = await profile(ofContainer: source, namespace, deadline)
         let coder = coder
-        return await run(.request, source, until: deadline) { coder.decode(source) }
+        return await form(.request, source, until: deadline) { coder.decode(source, profile) }
     }
 
     /// A form of a raw chunk at `level`, or at the finer one that can be had. Takes `source` over;
@@ -68,10 +71,14 @@ package actor CodecDesk<R: Reactor> {
     ) async -> Result<Hold, FormFault> {
         let description = memory.description(of: source)
         let layout = await layout(namespace, description.layout, deadline)
-        let coder = coder
+        var profile: Profile?
+        if let layout, level > .zstd {
+            profile = await self.profile(for: layout, namespace, urgency, deadline)
+        }
+        let (coder, known) = (coder, profile)
         let began = reactor.now()
-        let result = await run(urgency, source, until: deadline) {
-            coder.encode(source, to: level, layout)
+        let result = await form(urgency, source, until: deadline) {
+            coder.encode(source, to: level, layout, known)
         }
         if case .success(let form) = result {
             service.note(
@@ -82,28 +89,40 @@ package actor CodecDesk<R: Reactor> {
     }
 
     /// Has `work` done by the workers; releases `source` when it is done or dropped.
-    private func run(
+    private func form(
         _ urgency: CodecService.Urgency, _ source: Hold, until deadline: Instant,
         _ work: @escaping @Sendable () -> Result<Hold, FormFault>
     ) async -> Result<Hold, FormFault> {
-        let errand = Errand<Result<Hold, FormFault>>()
         let memory = memory
-        let isTaken = service.submit(urgency) {
-            let result: Result<Hold, FormFault>
-            if errand.isOpen { result = work() } else { result = .failure(.late) }
-            memory.release(source)
-            // Nobody waits any more.
-            if !errand.end(result), case .success(let form) = result { memory.release(form) }
-        }
-        guard isTaken else {
+        return await perform(urgency, until: deadline) { isWanted in
+            defer { memory.release(source) }
+            return isWanted ? work() : .failure(.late)
+        } drop: { result in
+            if case .success(let form) = result { memory.release(form) }
+        } notTaken: {
             memory.release(source)
             return .failure(.queueFull)
+        } late: {
+            .failure(.late)
         }
-        guard let result = await clock.wait(for: errand, until: deadline) else {
-            service.metrics.add(.codecLate)
-            return .failure(.late)
+    }
+
+    /// Has `work` done by the workers, and waits for it until `deadline`. `drop` gets a result that
+    /// nobody waits for any more.
+    private func perform<Value: Sendable>(
+        _ urgency: CodecService.Urgency, until deadline: Instant,
+        _ work: @escaping @Sendable (_ isWanted: Bool) -> Value,
+        drop: @escaping @Sendable (Value) -> Void, notTaken: () -> Value, late: () -> Value
+    ) async -> Value {
+        let errand = Errand<Value>()
+        let isTaken = service.submit(urgency) {
+            let value = work(errand.isOpen)
+            if !errand.end(value) { drop(value) }
         }
-        return result
+        guard isTaken else { return notTaken() }
+        if let value = await clock.wait(for: errand, until: deadline) { return value }
+        service.metrics.add(.codecLate)
+        return late()
     }
 
     // MARK: What the namespace says
@@ -113,16 +132,81 @@ package actor CodecDesk<R: Reactor> {
         _ namespace: NamespaceID, _ id: LayoutID, _ deadline: Instant
     ) async -> KVLayout? {
         guard id != .opaque, let keys = service.catalog.keys(of: namespace) else { return nil }
+        let name = CodecCatalog.LayoutName(namespace: namespace, layout: id)
         let now = reactor.now()
-        if let known = service.catalog.layout(namespace, id, now: now) { return known }
+        if let known = service.catalog.layouts.look(name, now: now) { return known }
         var layout: KVLayout?
         if let text = await read(keys.descriptionKey(of: id), namespace, deadline),
             let described = KVLayout(description: text), described.id == id
         {
             layout = described
         }
-        service.catalog.learn(namespace, id, layout, now: now)
+        service.catalog.layouts.learn(name, layout, now: now)
         return layout
+    }
+
+    /// What a layout's chunks are to be encoded with; nil when the namespace names no profile, or
+    /// it is not at hand.
+    private func profile(
+        for layout: KVLayout, _ namespace: NamespaceID, _ urgency: CodecService.Urgency,
+        _ deadline: Instant
+    ) async -> Profile? {
+        guard let keys = service.catalog.keys(of: namespace) else { return nil }
+        let name = CodecCatalog.LayoutName(namespace: namespace, layout: layout.id)
+        let now = reactor.now()
+        let choice: ProfileHash?
+        if let known = service.catalog.choices.look(name, now: now) {
+            choice = known
+        } else {
+            let bytes = await read(keys.profileChoiceKey(of: layout.id), namespace, deadline)
+            choice = bytes.flatMap { ProfileHash(choice: $0) }
+            service.catalog.choices.learn(name, choice, now: now)
+        }
+        guard let choice else { return nil }
+        let found = await profile(choice, layout, namespace, urgency, deadline)
+        if found == nil { service.metrics.add(.codecProfilesMissing) }
+        return found
+    }
+
+    /// The profile that a container names; nil when it names none, or it is not at hand.
+    private func profile(
+        ofContainer source: Hold, _ namespace: NamespaceID, _ deadline: Instant
+    ) async -> Profile? {
+        guard let named = memory.withHeld(source, { ChunkCoder.profile(of: $0) }) else {
+            return nil
+        }
+        return await profile(named.hash, named.layout, namespace, .request, deadline)
+    }
+
+    private func profile(
+        _ hash: ProfileHash, _ layout: KVLayout, _ namespace: NamespaceID,
+        _ urgency: CodecService.Urgency, _ deadline: Instant
+    ) async -> Profile? {
+        let name = CodecCatalog.ProfileName(
+            layout: CodecCatalog.LayoutName(namespace: namespace, layout: layout.id), hash: hash)
+        let now = reactor.now()
+        if let known = service.catalog.profiles.look(name, now: now) { return known }
+        guard let keys = service.catalog.keys(of: namespace) else { return nil }
+        var profile: Profile?
+        if let hold = await obtain(keys.profileKey(hash: hash.bytes), namespace, deadline) {
+            let memory = memory
+            let read: Profile?? = await perform(urgency, until: deadline) { isWanted in
+                defer { memory.release(hold) }
+                guard isWanted else { return .none }
+                return .some(memory.withHeld(hold) { ChunkCoder.profile(in: $0, hash, layout) })
+            } drop: { _ in
+            } notTaken: {
+                memory.release(hold)
+                return .none
+            } late: {
+                .none
+            }
+            // Not read in time says nothing of what is there.
+            guard let read else { return nil }
+            profile = read
+        }
+        service.catalog.profiles.learn(name, profile, now: now)
+        return profile
     }
 
     /// The bytes of a small chunk.
