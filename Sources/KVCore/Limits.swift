@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// Every bound of the wire and of a node, with its reason. Settings may lower some of them.
+///
+/// Those that each request meets are computed in place: a stored constant of another module is
+/// reached through a call that asks whether it has been made.
 package enum Limits {
     /// Body of one frame. 1,024 keys of a batch and their fields fit, and a scratch buffer stays
     /// small.
     package static let bodyByteCountMax = 64 << 10
     /// Keys in one GET, LOOKUP, DELETE, LEASE or PIN: a 256 K-token prompt in 256-token chunks.
-    package static let batchKeyCountMax = 1_024
+    @inlinable
+    package static var batchKeyCountMax: Int { 1_024 }
     /// One chunk. The largest real chunk seen is 80 MB (70B models, 256 tokens, fp16).
     package static let chunkByteCountMax = 256 << 20
     /// Requests of one connection that a client may have sent without an answer.
@@ -42,16 +46,21 @@ package enum Limits {
     /// Error text in a response.
     package static let messageByteCountMax = 512
     /// A key of a RESP client. LMCache's longest is under 400 bytes.
-    package static let respKeyByteCountMax = 1_024
+    @inlinable
+    package static var respKeyByteCountMax: Int { 1_024 }
     /// Arguments of a RESP request: its name and a full batch of keys.
-    package static let respArgumentCountMax = 2 + batchKeyCountMax
+    @inlinable
+    package static var respArgumentCountMax: Int { 2 + batchKeyCountMax }
     /// A bulk string of a RESP request that is read at all: Redis' own limit.
-    package static let respBulkByteCountMax = 512 << 20
+    @inlinable
+    package static var respBulkByteCountMax: Int { 512 << 20 }
     /// An argument that is kept for its command; a longer one is read past.
-    package static let respArgumentByteCountMax = 8 << 10
+    @inlinable
+    package static var respArgumentByteCountMax: Int { 8 << 10 }
     /// The two buffers that each RESP connection owns: a pipeline of small requests comes in one
     /// piece, and its replies leave in one.
-    package static let respBufferByteCount = 16 << 10
+    @inlinable
+    package static var respBufferByteCount: Int { 16 << 10 }
     /// Large buffers of one shard's RESP connections, two each, of `bodyByteCountMax` bytes.
     package static let respLargeBufferCountMax = 64
     /// Families of keys whose value's size is known, for strict replies.
@@ -64,7 +73,8 @@ package enum Limits {
     /// Descriptors that are taken from whoever starts the daemon; more were passed by mistake.
     package static let passedDescriptorCountMax = 16_384
     /// Granule of the arena: one page, and the alignment that O_DIRECT wants.
-    package static let arenaGranuleByteCount = 4_096
+    @inlinable
+    package static var arenaGranuleByteCount: Int { 4_096 }
 
     /// Checks that hold *between* limits; called at start and by a test.
     package static func check() {

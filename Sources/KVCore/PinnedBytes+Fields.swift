@@ -5,6 +5,7 @@ internal import Glibc
 extension PinnedBytes {
     /// The little-endian number at `offset`; traps outside the run. Any alignment.
     @inlinable
+    @inline(__always)
     package func load<Number: FixedWidthInteger & BitwiseCopyable>(
         _ type: Number.Type, at offset: Int
     ) -> Number {
@@ -17,6 +18,7 @@ extension PinnedBytes {
 
     /// Writes `value` little-endian at `offset`; traps outside the run. Any alignment.
     @inlinable
+    @inline(__always)
     package func store<Number: FixedWidthInteger & BitwiseCopyable>(
         _ value: Number, at offset: Int
     ) {

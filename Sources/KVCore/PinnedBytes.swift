@@ -24,6 +24,7 @@ package struct PinnedBytes: @unchecked Sendable {
 
     /// The bytes `offset ..< offset + count` of this run; traps when they do not lie within it.
     @inlinable
+    @inline(__always)
     package func slice(offset: Int, count: Int) -> PinnedBytes {
         invariant(
             offset >= 0 && count >= 0 && count <= self.count - offset, "slice outside its run")
@@ -33,12 +34,14 @@ package struct PinnedBytes: @unchecked Sendable {
 
     /// All bytes from `offset` on.
     @inlinable
+    @inline(__always)
     package func dropFirst(_ offset: Int) -> PinnedBytes {
         slice(offset: offset, count: count - offset)
     }
 
     /// The first `count` bytes.
     @inlinable
+    @inline(__always)
     package func prefix(_ count: Int) -> PinnedBytes {
         slice(offset: 0, count: count)
     }
@@ -66,6 +69,7 @@ package struct PinnedBytes: @unchecked Sendable {
 
     /// The byte at `offset`; traps outside the run.
     @inlinable
+    @inline(__always)
     package subscript(offset: Int) -> UInt8 {
         invariant(offset >= 0 && offset < count, "byte outside its run")
         // SAFETY: the offset was just checked.

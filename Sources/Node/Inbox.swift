@@ -5,7 +5,10 @@ internal import KVCore
 ///
 /// One receive usually brings a whole small request. Payloads do not pass through here, except for
 /// the few bytes that came along with their header. Confined to its connection.
-struct Inbox<Stream: ByteStream>: ~Copyable {
+///
+/// Not generic over the stream: each access to it would look its metadata up, several times a
+/// request.
+struct Inbox: ~Copyable {
     private var buffer: OwnedBytes
     private var begin = 0
     private var end = 0
@@ -50,7 +53,7 @@ struct Inbox<Stream: ByteStream>: ~Copyable {
     }
 
     /// Receives until at least `count` bytes (at most the buffer's size) are unused.
-    nonisolated(nonsending) mutating func fill(
+    nonisolated(nonsending) mutating func fill<Stream: ByteStream>(
         atLeast count: Int, from stream: Stream, deadline: Instant
     ) async throws(IOFault) {
         guard self.count < count else { return }

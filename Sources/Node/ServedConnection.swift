@@ -40,7 +40,7 @@ class ServedConnection<R: Reactor> {
     final let ssd: SSDAccess<R>?
     final let codec: CodecDesk<R>
 
-    final var inbox: Inbox<R.Stream>
+    final var inbox: Inbox
     final var namespace = NamespaceID.default
     /// Whether the connection waits for a request.
     final var isIdle = true

@@ -40,6 +40,11 @@ final class SimulatedLink {
         return (near, far)
     }
 
+    /// Another stream is at the end that `stream` was at.
+    func replace(_ stream: SimulatedStream, by successor: SimulatedStream) {
+        if near === stream { near = successor } else { far = successor }
+    }
+
     /// How many of `byteCount` bytes may still enter the line; fewer mean that it is cut there.
     func admit(_ byteCount: Int) -> Int {
         guard let left = byteCountUntilDrop else { return byteCount }
@@ -92,7 +97,7 @@ final class SimulatedPipe {
         var filled = 0
     }
 
-    private let link: SimulatedLink
+    let link: SimulatedLink
     private var travelling: [Parcel] = []
     private var arrived: [PinnedParcel] = []
     private var heldByteCount = 0

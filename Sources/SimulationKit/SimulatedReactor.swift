@@ -86,7 +86,7 @@ package final class SimulatedReactor: Reactor, @unchecked Sendable {
 
     package func release(_ stream: SimulatedStream) -> SimulatedConnection? {
         assertHere()
-        return stream.detach() ? SimulatedConnection(stream) : nil
+        return stream.detach().map { SimulatedConnection($0) }
     }
 
     package func openFile(

@@ -90,14 +90,18 @@ package final class SimulatedStream: ByteStream {
         operation.end(.failure(.cancelled))
     }
 
-    /// Leaves the reactor, to be attached to another one; false when that cannot be.
-    func detach() -> Bool {
+    /// Closes this end, but not the connection, which goes on with the stream that is returned; nil
+    /// when that cannot be.
+    func detach() -> SimulatedStream? {
         guard !isClosed, !isSpent, incoming.receiving == nil, outgoing.sending == nil else {
-            return false
+            return nil
         }
+        isClosed = true
         leaveReactor()
-        reactor = nil
-        return true
+        let successor = SimulatedStream(
+            incoming: incoming, outgoing: outgoing, peerDescription: peerDescription)
+        incoming.link.replace(self, by: successor)
+        return successor
     }
 
     package func close() {

@@ -42,6 +42,50 @@ import Testing
         }
     }
 
+    @Test(arguments: backends)
+    func `that is interrupted and released goes on elsewhere`(
+        backend: ReactorOptions.Backend
+    ) async throws {
+        try await withShard(backend) { shard in
+            let reactor = shard.reactor
+            let (client, server) = try await connectedPair(reactor, Family.tcp4.address)
+            let buffer = OwnedBytes(count: 100)
+            buffer.fill(7)
+            // Nothing is under way, so there is nothing to interrupt.
+            server.interrupt()
+            var serving = server
+            for _ in 0..<3 {
+                let receiver = serving
+                let receiving = Task {
+                    _ = shard
+                    return await fault {
+                        _ = try await receiver.receive(
+                            into: buffer.bytes, minimum: 1, deadline: .distantFuture)
+                    }
+                }
+                await reactor.yield()
+                #expect(reactor.release(receiver) == nil, "a receive is under way")
+                receiver.interrupt()
+                #expect(await receiving.value == .cancelled)
+                let released = try #require(reactor.release(receiver))
+                #expect(reactor.release(receiver) == nil, "it was released")
+                let after = await fault {
+                    try await receiver.send(buffer.bytes, deadline: soon(reactor))
+                }
+                #expect(after == .closed)
+                receiver.close()
+                // What is sent meanwhile waits for whoever adopts it.
+                try await client.send(buffer.bytes, deadline: soon(reactor))
+                serving = reactor.adopt(released)
+                let count = try await serving.receive(
+                    into: buffer.bytes, minimum: 100, deadline: soon(reactor))
+                #expect(count == 100)
+            }
+            client.close()
+            serving.close()
+        }
+    }
+
     @Test(arguments: backends, [Family.tcp4, .unix])
     func `carries large values in pieces, in two parts, without loss`(
         backend: ReactorOptions.Backend, family: Family

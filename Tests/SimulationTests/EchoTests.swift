@@ -33,6 +33,69 @@ import Testing
         #expect(world.goodCount > 0)
     }
 
+    @Test func `lets a connection go on elsewhere after an interruption`() throws {
+        let world = SimulatedWorld(seed: 1)
+        let (server, client) = (world.makeReactor(on: "server"), world.makeReactor(on: "client"))
+        let address = StreamAddress.tcp(host: "server", port: 1)
+        let answer = Box<UInt8?>(nil)
+        let faults = Box<[IOFault]>([])
+        let served = Box<SimulatedStream?>(nil)
+        server.start {
+            let bytes = OwnedBytes(count: 8)
+            defer { withExtendedLifetime(bytes) {} }
+            do throws(IOFault) {
+                let first = server.adopt(try await server.listen(on: address).accept())
+                served.value = first
+                server.start {
+                    do throws(IOFault) {
+                        try await server.sleep(until: server.now().adding(milliseconds: 100))
+                    } catch {
+                        faults.value.append(error)
+                    }
+                    served.value?.interrupt()
+                }
+                do throws(IOFault) {
+                    _ = try await first.receive(
+                        into: bytes.bytes, minimum: 1, deadline: .distantFuture)
+                } catch {
+                    faults.value.append(error)
+                }
+                guard let released = server.release(first) else { return }
+                first.close()
+                // The client's byte comes while nobody has the connection.
+                try await server.sleep(until: server.now().adding(milliseconds: 1_000))
+                let second = server.adopt(released)
+                _ = try await second.receive(
+                    into: bytes.bytes, minimum: 1, deadline: .distantFuture)
+                try await second.send(bytes.bytes.prefix(1), deadline: .distantFuture)
+                second.close()
+            } catch {
+                faults.value.append(error)
+            }
+        }
+        client.start {
+            let bytes = OwnedBytes(count: 1)
+            defer { withExtendedLifetime(bytes) {} }
+            bytes.bytes.store(42 as UInt8, at: 0)
+            do throws(IOFault) {
+                let stream = try await client.connect(to: address, deadline: .distantFuture)
+                try await client.sleep(until: client.now().adding(milliseconds: 500))
+                try await stream.send(bytes.bytes, deadline: .distantFuture)
+                bytes.bytes.store(0 as UInt8, at: 0)
+                _ = try await stream.receive(
+                    into: bytes.bytes, minimum: 1, deadline: .distantFuture)
+                answer.value = bytes.bytes[0]
+                stream.close()
+            } catch {
+                faults.value.append(error)
+            }
+        }
+        try world.scheduler.runUntilQuiescent()
+        #expect(answer.value == 42)
+        #expect(faults.value == [.cancelled])
+        try world.end()
+    }
+
     @Test func `refuses connections that nobody listens for`() throws {
         let world = SimulatedWorld(seed: 1)
         let reactor = world.makeReactor(on: "client")

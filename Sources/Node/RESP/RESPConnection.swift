@@ -23,8 +23,10 @@ final class RESPConnection<R: Reactor>: ServedConnection<R> {
     var passwordNumber: Int?
     /// Whether much came at once.
     private var isPipelining = false
-    /// When the request began.
+    /// When the request began; requests that came together, and wait for nothing, share one.
     var arrival: Instant
+    /// Whether nothing was waited for since `arrival`.
+    private var isArrivalFresh = false
     /// When the request must be here, and its reply be taken.
     var transferDeadline: Instant
     /// Checks a value while it arrives; made by the first large one.
@@ -105,25 +107,33 @@ final class RESPConnection<R: Reactor>: ServedConnection<R> {
             try await flush()
             if !isPipelining { giveBackLargeBuffers() }
             guard try await waitForRequest() else { return .leave }
+            isArrivalFresh = false
             isPipelining = inbox.count > Limits.respBufferByteCount / 2
             if isPipelining { _ = takeLargeBuffers() }
         }
-        arrival = reactor.now()
-        transferDeadline = arrival.adding(milliseconds: UInt64(settings.transferMilliseconds))
+        if !isArrivalFresh {
+            arrival = reactor.now()
+            transferDeadline = arrival.adding(milliseconds: UInt64(settings.transferMilliseconds))
+            isArrivalFresh = true
+        }
         while true {
             switch parser.advance(inbox.bytes) {
             case .incomplete:
+                isArrivalFresh = false
                 try await receiveMore()
             case .value(let byteCount) where parser.verb == .set && parser.arguments.count == 2:
                 if storeSmallValue(byteCount) { return .goOn }
+                isArrivalFresh = false
                 return try await serveSet(byteCount)
             case .value(let byteCount):
+                isArrivalFresh = false
                 if try await passBy(byteCount) { return try await serve() }
             case .request:
                 if parser.verb == .get, isReadyForSmallValue, replySmallValue() {
                     inbox.consume(parser.position)
                     return .goOn
                 }
+                isArrivalFresh = false
                 return try await serve()
             case .fault(let fault):
                 throw try await refuse(fault)

@@ -51,10 +51,12 @@ struct ChunkEntry {
     var positionPlusOne: UInt32 = 0
     var nextUnused: UInt32
 
-    static let unused = ChunkEntry(
-        state: .unused, generation: 0, holdCount: 0, extent: .max, namespace: .default, level: .raw,
-        key: ChunkKey(words: (0, 0, 0, 0)), layout: .opaque, byteCount: 0, checksum: 0,
-        expiry: .distantFuture, nextUnused: .max)
+    static var unused: ChunkEntry {
+        ChunkEntry(
+            state: .unused, generation: 0, holdCount: 0, extent: .max, namespace: .default,
+            level: .raw, key: ChunkKey(words: (0, 0, 0, 0)), layout: .opaque, byteCount: 0,
+            checksum: 0, expiry: .distantFuture, nextUnused: .max)
+    }
 }
 
 /// The chunks of a tier by slot number and by (namespace, key): a slot array and an
