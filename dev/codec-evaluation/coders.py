@@ -6,19 +6,24 @@ A chunk is bfloat16-valued float32 `[layer, kind, token, column]`, keys after th
 """
 from __future__ import annotations
 
+import hashlib
+import struct
 from dataclasses import dataclass
 
 import numpy as np
-from kvstore_profile import learning, predictive, rans, scalar, tables
+import xxhash
+from kvstore_profile import container, learning, predictive, rans, scalar, tables
 from kvstore_profile.rotary import Shape, rotate
 
-HEADER_BYTES = 64
-ENTRY_BYTES = 16
+_HEADER = struct.Struct("<4sIBBHBBBB16s16sIIIHBB")
+_ENTRY = struct.Struct("<IIIHBB")
+_BFLOAT16, _FIRST_POSITION_IS_KNOWN = 2, 1
+_LAYOUT_PART, _ROTATION_PART, _RAW_METHOD = 3, 4, 0
 
 
 @dataclass
 class Coded:
-    """`seconds`: of processor time, (0, 0) where they say nothing about the store."""
+    """`seconds`: of wall time, 0 where they say nothing about the store."""
 
     byte_count: int
     values: np.ndarray
@@ -26,30 +31,88 @@ class Coded:
     decode_seconds: float = 0
 
 
+def description_of(shape: Shape, **more: str) -> bytes:
+    """The canonical description of a payload of a chunk's values as bfloat16, in the order of their
+    axes."""
+    fields: dict[str, str | int] = {
+        "dtype": "bfloat16", "layers": shape.layer_count, "kv_heads": shape.head_count,
+        "head_dim": shape.head_dim, "axes": "layer,kv,token,head,channel", **more}
+    if len(shape.frequencies) == 1:
+        # The base of the rotation, from its second frequency.
+        theta = shape.frequencies[0][1] ** (-shape.head_dim / 2)
+        fields["rope_theta"] = repr(float(round(theta)))
+    return container.canonical(fields)
+
+
+def checksum(data: bytes) -> int:
+    return xxhash.xxh3_64_intdigest(data) & 0xFFFFFFFF
+
+
 class ProfileCoder:
-    """Modes scalar and predictive in NumPy, as the format's text has them: every section's real
-    bytes. Slow; its seconds are not told."""
+    """Modes scalar and predictive in NumPy, as the format's text has them. `code` knows every
+    section's length without its bytes, `container` makes them. Their seconds are not told."""
 
-    def __init__(self, profile: learning.Profile, shape: Shape, mode: str,
-                 level: learning.Level, description_bytes: int = 256) -> None:
+    def __init__(self, profile: learning.Profile, profile_bytes: bytes, shape: Shape, mode: str,
+                 level: learning.Level) -> None:
         self.profile, self.shape, self.mode, self.level = profile, shape, mode, level
+        self.profile_hash = container.profile_hash(profile_bytes)
         self.shift = tables.shift_of(level.step)
-        rotation_bytes = 8 + -(-shape.layer_count // 8) * 8 + 8 * shape.frequencies.size
-        self.fixed_sections = [description_bytes, rotation_bytes]
+        self.description = description_of(shape)
+        self.rotation = container.rotation(shape.frequencies, shape.turns)
 
-    def code(self, chunk: np.ndarray, first_position: int) -> Coded:
+    def container(self, chunk: np.ndarray, first_position: int) -> bytes:
+        """The chunk's container, every byte of it."""
         exact = max(0, scalar.EXACT_ROWS - first_position)
+        method = 6 if self.mode == "P" else 5
+        sections = [(_LAYOUT_PART, 0, _RAW_METHOD, self.description),
+                    (_ROTATION_PART, 0, _RAW_METHOD, self.rotation)]
+        for layer, kind, symbols, _, classes in self._sections(chunk, first_position):
+            order = self._order(classes)
+            table = tables.table_of(classes, self.shift)
+            coded = symbols[exact:]
+            frequencies = self.profile.frequencies[table, np.clip(coded, -128, 127) + 128]
+            escapes = np.flatnonzero((frequencies == 0) | (np.abs(coded) > 127))
+            written = coded.copy()
+            written.flat[escapes] = -128
+            content = rans.encode(written[:, order], table[order], self.profile.frequencies)
+            content += (chunk[layer, kind, :exact].view(np.uint32) >> 16).astype("<u2").tobytes()
+            content += np.stack([escapes, coded.flat[escapes]], axis=1).astype("<i4").tobytes()
+            sections.append((kind, layer, method, content))
+        end = _HEADER.size + _ENTRY.size * len(sections)
+        entries, body = b"", b""
+        for part, number, method, content in sections:
+            body += bytes(-(end + len(body)) % 64)
+            entries += _ENTRY.pack(end + len(body), len(content), checksum(content), number, part,
+                                   method)
+            body += content
+        head = _HEADER.pack(
+            b"KVC1", 0, 1, 5 if self.mode == "P" else 4, len(sections), self.level.number,
+            _BFLOAT16, exact, _FIRST_POSITION_IS_KNOWN,
+            hashlib.sha256(self.description).digest()[:16], self.profile_hash, 2 * chunk.size,
+            first_position, chunk.shape[2], self.shape.layer_count,
+            self.profile.group if self.mode == "P" else 0, 0) + entries
+        return head[:4] + struct.pack("<I", checksum(head[8:])) + head[8:] + body
+
+    def _sections(self, chunk: np.ndarray, first_position: int):
+        """Layer, kind, symbols, decoded values before the rotary embedding, classes."""
         stored = chunk.copy()
         for layer in range(self.shape.layer_count):
             stored[layer, 0] = rotate(chunk[layer, 0], self.shape, layer, first_position,
                                       undo=True)
-        decoded = np.empty_like(stored)
+        exact = max(0, scalar.EXACT_ROWS - first_position)
+        return self._predictive(stored, exact) if self.mode == "P" else self._scalar(stored)
+
+    def _order(self, classes: np.ndarray):
+        """Predicted coefficients stand in their own order, columns in that of their classes."""
+        return np.argsort(classes, kind="stable") if self.mode == "S" else slice(None)
+
+    def code(self, chunk: np.ndarray, first_position: int) -> Coded:
+        exact = max(0, scalar.EXACT_ROWS - first_position)
+        decoded = np.empty_like(chunk)
         coded, tables_of = [], []
-        sections = self._predictive if self.mode == "P" else self._scalar
-        for layer, kind, symbols, values, classes in sections(stored, exact):
+        for layer, kind, symbols, values, classes in self._sections(chunk, first_position):
             decoded[layer, kind] = values
-            # Predicted coefficients stand in their own order, columns in that of their classes.
-            order = np.argsort(classes, kind="stable") if self.mode == "S" else slice(None)
+            order = self._order(classes)
             tables_of.append(tables.table_of(classes, self.shift)[order])
             coded.append(symbols[exact:, order])
         byte_count = self._byte_count(np.stack(coded), np.stack(tables_of), exact)
@@ -66,14 +129,14 @@ class ProfileCoder:
         streams = rans.stream_byte_counts(np.where(is_coded, symbols, -128), tables_of,
                                           self.profile.frequencies)
         escapes = (~is_coded).sum((1, 2))
-        lengths = self.fixed_sections + list(
-            streams + 8 * escapes + 2 * exact * self.shape.column_count)
-        byte_count = HEADER_BYTES + ENTRY_BYTES * len(lengths)
+        lengths = [len(self.description), len(self.rotation), *(
+            streams + 8 * escapes + 2 * exact * self.shape.column_count)]
+        byte_count = _HEADER.size + _ENTRY.size * len(lengths)
         for length in lengths:
             byte_count = -(-byte_count // 64) * 64 + int(length)
         return byte_count
 
-    def _scalar(self, stored, exact):
+    def _scalar(self, stored):
         for (layer, kind), section in self.profile.scalars.items():
             rows = stored[layer, kind]
             symbols = section.symbols(rows, self.level.step)

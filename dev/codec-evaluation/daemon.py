@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 import xxhash
-from coders import Coded, to_bfloat16
+from coders import Coded, description_of, to_bfloat16
 from kvstore_profile import container
 
 _HEADER = struct.Struct("<4sBBHQIHHIIQI")
@@ -124,15 +124,8 @@ class DaemonCoder:
 
     def __init__(self, connection: Connection, shape, level: str, profile: bytes | None) -> None:
         self.connection, self.level, self.mode = connection, LEVELS[level], "none"
-        fields: dict[str, str | int] = {
-            "dtype": "bfloat16", "layers": shape.layer_count, "kv_heads": shape.head_count,
-            "head_dim": shape.head_dim, "axes": "layer,kv,token,head,channel",
-            "evaluation": "with a profile" if profile else "without a profile"}
-        if len(shape.frequencies) == 1:
-            # The base of the rotation, from its second frequency.
-            exponent = -shape.head_dim / 2
-            fields["rope_theta"] = repr(float(round(shape.frequencies[0][1] ** exponent)))
-        description = container.canonical(fields)
+        description = description_of(
+            shape, evaluation="with a profile" if profile else "without a profile")
         self.layout = hashlib.sha256(description).digest()[:16]
         self._put_once(connection.key(b"l1", self.layout), description)
         if profile:

@@ -177,7 +177,8 @@ def contenders_of(options, judge) -> tuple[dict, daemon.Daemon | None]:
         for level in of_mode:
             name = f"Q{level.number - 2}"
             if mode in wanted and name in levels:
-                contenders[mode, name] = coders.ProfileCoder(profile, judge.shape, mode, level)
+                contenders[mode, name] = coders.ProfileCoder(
+                    profile, data, judge.shape, mode, level)
     return contenders, server
 
 
