@@ -8,7 +8,7 @@ import numpy
 import xxhash
 from container_layout import K, V, fields_of, require
 
-HEADER = struct.Struct("<4sIBBHIIIII28s")
+HEADER = struct.Struct("<4sIBBHIIIII32s")
 ENTRY = struct.Struct("<IIIHBB")
 LEVEL = struct.Struct("<BBBBfbbb21s")
 REQUIREMENTS, ROTATION, LEVELS, TABLES, REFINEMENTS, LOSSLESS_TABLES, NOTE = range(7)

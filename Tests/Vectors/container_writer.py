@@ -180,7 +180,7 @@ def profile(items, *, layers, keys, values, table_count, lossless_count=0):
         PROFILE_ENTRY.pack(offset, len(content), checksum(content), layer, kind, item)
         for offset, content, (item, layer, kind) in zip(offsets, contents, names)]
     header = PROFILE_HEADER.pack(
-        b"KVP1", 0, 1, 0, layers, len(names), keys, values, table_count, lossless_count, bytes(28))
+        b"KVP1", 0, 1, 0, layers, len(names), keys, values, table_count, lossless_count, bytes(32))
     return assembled(b"KVP1", header[8:], entries, contents)
 
 
