@@ -222,7 +222,8 @@ int ckernels_join_patch(
         uint32_t position = escapes[index].position;
         uint32_t row = position / column_count, column = position % column_count;
         if (symbol_at(packed, columns->pitch, row, column) != CKERNELS_ESCAPE) return -1;
-        uint8_t high = (uint8_t)(escapes[index].value + columns->offsets[column]);
+        if (escapes[index].value < 0 || escapes[index].value > UINT8_MAX) return -1;
+        uint8_t high = (uint8_t)escapes[index].value;
         size_t size = has_two_bytes(tensor) ? 2 : tensor->element == CKERNELS_FLOAT32 ? 4 : 1;
         uint8_t *to = tensor->start + (ptrdiff_t)row * tensor->row_stride
             + (ptrdiff_t)(column / tensor->head_width) * tensor->head_stride

@@ -20,7 +20,7 @@ LANES u32v split_vector(
         load_words((const uint32_t *)columns->highest + column));
     if (__builtin_expect(mask != 0, 0)) {
         float exact[WIDTH];
-        store_single(exact, float_of_int(symbol));
+        store_single(exact, float_of_int(high));
         list_escapes(escapes, mask, position, exact);
         symbol = pick(mask, symbol, splat((uint32_t)CKERNELS_ESCAPE));
     }

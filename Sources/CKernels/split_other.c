@@ -46,7 +46,7 @@ int64_t ckernels_split_other(
             int8_t symbol = (int8_t)(high - columns->offsets[column]);
             if (symbol < columns->lowest[column] || symbol > columns->highest[column]) {
                 if (count == escape_limit) return -1;
-                escapes[count] = (ckernels_escape){row * column_count + column, symbol};
+                escapes[count] = (ckernels_escape){row * column_count + column, high};
                 count += 1;
                 symbol = CKERNELS_ESCAPE;
             }

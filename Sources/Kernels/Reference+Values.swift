@@ -147,7 +147,7 @@ extension KernelReference {
                     symbols.append(symbol)
                 } else {
                     symbols.append(SymbolTable.escape)
-                    found.escapes[row * elements.count + column] = Int(symbol)
+                    found.escapes[row * elements.count + column] = Int(high)
                 }
             }
             found.rows.append(symbols)

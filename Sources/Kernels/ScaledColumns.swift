@@ -107,6 +107,26 @@ package final class ScaledColumns: Sendable {
         highest = work.map { Int32(tables.tables[$0.table].symbols?.upperBound ?? 0) }
     }
 
+    /// The same columns with other channels turning. Allocates: to be kept where that happens often.
+    package func turning(_ rotated: RotatedChannels) -> ScaledColumns {
+        func work(_ column: Int) -> Int {
+            let (head, channel) = column.quotientAndRemainder(dividingBy: headWidth)
+            return head * headWidth + self.rotated.workChannel(of: channel)
+        }
+        let columns = means.indices.map { column in
+            Column(
+                mean: means[work(column)], step: steps[work(column)],
+                table: coded.table(of: work(column)))
+        }
+        let order = (0..<columns.count).map { place in
+            let (head, channel) = Int(coded.columnAt[place]).quotientAndRemainder(
+                dividingBy: headWidth)
+            return head * headWidth + self.rotated.channel(ofWork: channel)
+        }
+        return ScaledColumns(
+            columns, order: order, tables: coded.tables, headWidth: headWidth, rotated: rotated)
+    }
+
     /// Turns K back, where it is rotated, and quantises it into packed symbols, and lists escapes
     /// by place in `escapes`, as many as have room.
     ///

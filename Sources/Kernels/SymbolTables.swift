@@ -124,6 +124,11 @@ package final class CodedColumns: Sendable {
         2 * (rowCount * groupCount * 64 + 32)
     }
 
+    /// The place of a column's table.
+    func table(of column: Int) -> Int {
+        Int(decodingStarts[Int(positions[column])]) / Int(CKERNELS_SLOT_COUNT)
+    }
+
     /// Words of four rows of packed symbols.
     var pitch: Int { groupCount * 64 }
 }

@@ -152,7 +152,7 @@ typedef struct {
 } ckernels_split_columns;
 
 /// Splits a tensor into packed symbols and raw bytes [row][column][byte], the lowest byte first;
-/// escapes as in `quantise`.
+/// escapes as in `quantise`, their values being high bytes.
 int64_t ckernels_split(
     uint32_t width, const ckernels_tensor *tensor, const ckernels_split_columns *columns,
     uint32_t *packed, uint8_t *raw, ckernels_escape *escapes, size_t escape_limit);

@@ -12,24 +12,26 @@ struct Scalar {
     let memory: KernelWorkspace
 
     /// How a profile's level codes a section. Computes the angles of K, if it turns; throws
-    /// `profileUnsuitable` when the container's rotation is not of the profile's kind.
+    /// `section` when nobody says how.
     init(
         _ shape: SectionShape, _ profile: Profile, level: Int, rotation: Rotation?,
         origin: UInt64, _ workspace: CodecWorkspace
     ) throws(CodecFault) {
         self.shape = shape
-        columns = profile.scaledColumns(level, layer: shape.layer, shape.kind)
         memory = workspace.kernels
-        guard columns.rotated.pairCount > 0 else {
-            angles = nil
-            return
+        let columns = profile.scaledColumns(level, layer: shape.layer, shape.kind)
+        var turned = RotatedChannels.none
+        if profile.levels[level].isBeforeRotation, shape.kind == .keys {
+            guard let rotation else { throw .section }
+            if let set = rotation.setOfLayer[shape.layer] {
+                turned = rotation.channels
+                workspace.angles.prepare(
+                    rotation.turns[set], origin: origin, rowCount: shape.rowCount)
+            }
         }
-        guard let rotation, rotation.channels == columns.rotated,
-            let set = rotation.setOfLayer[shape.layer]
-        else { throw .profileUnsuitable }
-        workspace.angles.prepare(
-            rotation.turns[set], origin: origin, rowCount: shape.rowCount)
-        angles = workspace.angles.forKernels
+        // The container tells how K turns; that the profile says something else is rare.
+        self.columns = columns.rotated == turned ? columns : columns.turning(turned)
+        angles = turned.pairCount > 0 ? workspace.angles.forKernels : nil
     }
 
     private var rows: Range<Int> { shape.exactRowCount..<shape.rowCount }

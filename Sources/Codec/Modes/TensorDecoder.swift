@@ -110,6 +110,10 @@ struct TensorDecoder {
         guard let profile else { throw .profileMissing }
         guard let level = profile.index(ofScalar: reader.header.level), !reader.header.isEmbedded
         else { throw .profileUnsuitable }
+        // Means before RoPE say nothing about keys at an unknown position.
+        guard reader.header.firstPosition != nil || !profile.levels[level].isBeforeRotation else {
+            throw .section
+        }
         return try Scalar(
             shape, profile, level: level, rotation: rotation, origin: reader.header.origin,
             workspace)

@@ -24,12 +24,14 @@ struct TensorEncoder {
         self.workspace = workspace
         rule = plan.level.isExact ? nil : plan.quantisation ?? QuantisationRule(plan.level)
         let profile = plan.profile?.layout == layout.id ? plan.profile : nil
-        scalarLevel = profile?.index(ofScalar: plan.level, hasPosition: plan.firstPosition != nil)
+        let described = layout.rotation.map { Rotation($0, layerCount: layout.layerCount) }
+        let known = profile?.rotation ?? described
+        // What is stored before RoPE needs its position, and how it turns.
+        scalarLevel = profile?.index(
+            ofScalar: plan.level, turns: plan.firstPosition != nil && known != nil)
         let isOfUse = rule == nil ? profile?.hasLosslessColumns ?? false : scalarLevel != nil
         self.profile = isOfUse ? profile : nil
-        let known = scalarLevel == nil ? nil : profile?.rotation
-        let described = layout.rotation.map { Rotation($0, layerCount: layout.layerCount) }
-        rotation = rule == nil ? nil : known ?? described
+        rotation = rule == nil ? nil : scalarLevel == nil ? described : known
         let lossy: ContainerMode = scalarLevel == nil ? .cachegen : .scalar
         header = ContainerHeader(
             mode: rule == nil ? .lossless : lossy, level: plan.level,

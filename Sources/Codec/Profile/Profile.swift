@@ -24,8 +24,8 @@ package final class Profile: Sendable {
     static let stepRange: ClosedRange<Float> = 0x1p-40...0x1p40
     static let magnitudeMax: Float = 0x1p80
 
-    /// Reads a profile's bytes. Throws `profileDamaged` and the faults of a container's start, and
-    /// `profileUnsuitable` when it is of another model than the layout.
+    /// Reads a profile's bytes. Throws `profileDamaged`, or `profileUnsuitable` when it is of another
+    /// model than the layout.
     package init(_ bytes: PinnedBytes, for layout: KVLayout) throws(CodecFault) {
         let items = try ProfileItems(bytes)
         guard let requirements = items[.requirements], let levels = items[.levels],
@@ -72,10 +72,10 @@ package final class Profile: Sendable {
         }
     }
 
-    /// The same for a chunk that is to be encoded: what is stored before RoPE needs its position.
-    func index(ofScalar level: Level, hasPosition: Bool) -> Int? {
+    /// The same for a chunk that is to be encoded, whose K may be turned back or not.
+    func index(ofScalar level: Level, turns: Bool) -> Int? {
         index(ofScalar: level).flatMap {
-            hasPosition || !levels[$0].isBeforeRotation ? $0 : nil
+            turns || !levels[$0].isBeforeRotation ? $0 : nil
         }
     }
 
@@ -94,15 +94,13 @@ package final class Profile: Sendable {
 // MARK: - Reading
 
 extension Profile {
-    /// The columns of all layers at a level; empty when the level is not one of mode scalar, is
-    /// embedded, or turns K without a rotation.
+    /// The columns of all layers at a level; empty when the level is not one of mode scalar, or is
+    /// embedded.
     private static func scaledColumns(
         _ items: ProfileItems, _ level: ProfileLevel, _ layout: KVLayout, _ tables: SymbolTables,
         rotation: Rotation?
     ) throws(CodecFault) -> [[ScaledColumns]] {
-        guard level.mode == .scalar, !level.isEmbedded,
-            !level.isBeforeRotation || rotation != nil
-        else { return [] }
+        guard level.mode == .scalar, !level.isEmbedded else { return [] }
         var layers: [[ScaledColumns]] = []
         for layer in 0..<layout.layerCount {
             var kinds: [ScaledColumns] = []

@@ -36,21 +36,21 @@ struct ProfileItems {
 
     /// Reads header and directory and checks every checksum; items that are not known are skipped.
     init(_ bytes: PinnedBytes) throws(CodecFault) {
-        guard bytes.count >= Self.headerByteCount else { throw .truncated }
-        guard bytes.load(UInt32.self, at: 0) == Self.magic else { throw .magic }
+        guard bytes.count >= Self.headerByteCount, bytes.load(UInt32.self, at: 0) == Self.magic
+        else { throw .profileDamaged }
         let entryCount = Int(bytes.load(UInt32.self, at: 12))
         guard (1...Self.entryCountMax).contains(entryCount) else { throw .profileDamaged }
         let directoryEnd = Self.headerByteCount + entryCount * Self.entryByteCount
-        guard bytes.count >= directoryEnd else { throw .truncated }
+        guard bytes.count >= directoryEnd else { throw .profileDamaged }
         let checksum = bytes.slice(offset: 8, count: directoryEnd - 8).withBytes(Checksum.short)
         guard bytes.load(UInt32.self, at: 4) == checksum else { throw .profileDamaged }
-        guard bytes.load(UInt8.self, at: 8) == 1 else { throw .version }
         layerCount = Int(bytes.load(UInt16.self, at: 10))
         keyColumnCount = Int(bytes.load(UInt32.self, at: 16))
         valueColumnCount = Int(bytes.load(UInt32.self, at: 20))
         tableCount = Int(bytes.load(UInt32.self, at: 24))
         losslessTableCount = Int(bytes.load(UInt32.self, at: 28))
-        guard bytes[9] == 0, (32..<64).allSatisfy({ bytes[$0] == 0 }), layerCount > 0,
+        guard bytes[8] == 1, bytes[9] == 0, (32..<64).allSatisfy({ bytes[$0] == 0 }),
+            layerCount > 0,
             (1...256).contains(tableCount), losslessTableCount <= 256,
             (1...KVLayout.columnCountMax).contains(keyColumnCount),
             valueColumnCount <= KVLayout.columnCountMax
