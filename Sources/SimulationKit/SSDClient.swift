@@ -189,7 +189,9 @@ actor SSDClient {
             note("PUT of version \(version): \(error)", key)
             if error.kind == .refused, error.status == .notDurable {
                 simulation.model.settled(version, key: key, at: reactor.now())
-            } else if error.kind == .refused || error.kind == .unreachable {
+            } else if error.kind == .refused && error.status != .deadlineExceeded
+                || error.kind == .unreachable
+            {
                 simulation.model.refused(version, key: key)
             } else {
                 simulation.model.gaveUp(version, key: key)
@@ -361,7 +363,7 @@ actor SSDClient {
         guard let version else {
             return fail(
                 "GET gave \(bytes.count) bytes from \(start) on, of \(found.byteCount), that are "
-                    + "of no version that may be there", key)
+                    + "of no version that may be there since \(began.nanoseconds) ns", key)
         }
         note("GET: version \(version.number)", key)
         if (found.timeToLiveMilliseconds == nil) != (version.timeToLive == nil) {

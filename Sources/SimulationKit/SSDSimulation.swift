@@ -26,6 +26,8 @@ package final class SSDSimulation: @unchecked Sendable {
 
     /// A stop may take this long beyond what it was given: a slow disk's last transfers.
     private static let stopMillisecondsMax: UInt64 = 60_000
+    /// Longer than a codec thread takes for a chunk.
+    private static let settleMillisecondsMax: UInt64 = 10_000
 
     /// Steps of a life at most. Where the network carries segments of 64 bytes, and of all lives
     /// the last one has most of the requests, hundreds of thousands are used; a livelock uses up
@@ -353,6 +355,14 @@ package final class SSDSimulation: @unchecked Sendable {
         }
         tally[.stops] += 1
         note("life \(lives.count) has stopped")
+        // The codec's threads may be at something that nobody waits for any more; the daemon lets
+        // them end it.
+        let settled = scheduler.now.adding(milliseconds: Self.settleMillisecondsMax)
+        if node.leftover != nil {
+            try scheduler.run(limits: Self.limits) {
+                node.leftover == nil || scheduler.now > settled
+            }
+        }
         if let leftover = node.leftover { throw scheduler.failure(leftover) }
         countLife(node)
         node.stopReactors()

@@ -65,6 +65,7 @@ package actor SSDReader<R: Reactor> {
     package func obtain(
         _ name: ChunkName, deadline: Instant
     ) async -> Result<Hold, Status> {
+        let began = reactor.now()
         while true {
             let now = reactor.now()
             if let held = memory.hold(name.namespace, name.key, now: now) {
@@ -80,7 +81,13 @@ package actor SSDReader<R: Reactor> {
             if result == .failure(.deadlineExceeded) { continue }
             guard case .success(let hold) = result else { return result }
             // The last one takes the load's own hold over.
-            return .success(load.waiterCount == 0 ? hold : memory.holdAgain(hold))
+            let own = load.waiterCount == 0 ? hold : memory.holdAgain(hold)
+            // Others may have wanted it while it lived.
+            guard memory.description(of: own).expiry > began else {
+                memory.release(own)
+                return .failure(.notFound)
+            }
+            return .success(own)
         }
     }
 
