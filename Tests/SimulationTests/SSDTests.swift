@@ -29,11 +29,13 @@ import Testing
     /// - 1156: a deletion had a smaller number than a chunk in a directory that was missing;
     /// - 4096: notes that found no room were queued once more with each segment emptied in vain;
     /// - 4574: a part of a chunk was read while reclaim moved the chunk;
+    /// - 4808: a reader joined a read that had begun before the chunk's time was over;
     /// - 5867: a checkpoint left out a chunk whose deletion was not durable;
     /// - 6127: a chunk was pinned when its segment was about to be erased;
     /// - 7340: a checkpoint listed a chunk whose write had failed, and no footer did;
     /// - 9024: a refused connect came after its deadline.
-    @Test(arguments: [593, 1_037, 1_156, 4_096, 4_574, 5_867, 6_127, 7_340, 9_024] as [UInt64])
+    @Test(arguments:
+        [593, 1_037, 1_156, 4_096, 4_574, 4_808, 5_867, 6_127, 7_340, 9_024] as [UInt64])
     func `keeps what it promised`(seed: UInt64) {
         let simulation = SSDSimulation(seed: seed)
         #expect(throws: Never.self) { try simulation.run() }
