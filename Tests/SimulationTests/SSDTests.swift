@@ -34,8 +34,8 @@ import Testing
     /// - 6127: a chunk was pinned when its segment was about to be erased;
     /// - 7340: a checkpoint listed a chunk whose write had failed, and no footer did;
     /// - 9024: a refused connect came after its deadline.
-    @Test(arguments:
-        [593, 1_037, 1_156, 4_096, 4_574, 4_808, 5_867, 6_127, 7_340, 9_024] as [UInt64])
+    @Test(
+        arguments: [593, 1_037, 1_156, 4_096, 4_574, 4_808, 5_867, 6_127, 7_340, 9_024] as [UInt64])
     func `keeps what it promised`(seed: UInt64) {
         let simulation = SSDSimulation(seed: seed)
         #expect(throws: Never.self) { try simulation.run() }
