@@ -24,7 +24,8 @@ private let lossyLevels = Level.allCases.filter { !$0.isExact }
     }
 
     /// Checks that no value is further away than half its step: the section's base step times its
-    /// row's factor (all columns have one step: the slope is 0).
+    /// row's and its column's factor. In a value that turns two errors meet; the columns of the
+    /// pair are not looked up, but the largest factor of all columns.
     private func expectBound(
         _ payload: OwnedBytes, _ layout: KVLayout, _ plan: EncodingPlan, tokenCount: Int,
         _ note: String
@@ -48,11 +49,19 @@ private let lossyLevels = Level.allCases.filter { !$0.isExact }
                 let columnCount = layout.columnCount(kind)
                 let exactCount = reader.header.exactRowCount * columnCount
                 #expect(before.prefix(exactCount) == after.prefix(exactCount), "\(note)")
-                let rowCodes = 16 + exactCount * layout.type.byteCount + 3 * columnCount
+                let codes = 16 + exactCount * layout.type.byteCount + 2 * columnCount
+                let slope = Double(section.load(UInt8.self, at: 1))
+                let factors = (0..<columnCount).map { column in
+                    Float(exp2(slope * (Double(section[codes + column]) - 128) / 64))
+                }
+                let largest = factors.reduce(0, max)
+                let rowCodes = codes + columnCount
                 let hasRowCodes = section.load(UInt8.self, at: 0) & 2 != 0
                 for (index, (old, new)) in zip(before, after).dropFirst(exactCount).enumerated() {
                     let code = hasRowCodes ? section[rowCodes + index / columnCount] : 128
-                    let step = base * Float(exp2((Double(code) - 128) / 8))
+                    let step =
+                        base * Float(exp2((Double(code) - 128) / 8))
+                        * (turns ? largest : factors[index % columnCount])
                     let magnitude = 1.5 * max(old.magnitude, new.magnitude) + step
                     let bound =
                         (turns ? 0.7072 : 0.5) * step + magnitude * 0x1p-19

@@ -66,8 +66,7 @@ enum Planes {
         for outer in 0..<walk.outerCount {
             var index = outer * walk.outerStride
             for _ in 0..<walk.innerCount {
-                symbols.store(
-                    UInt8(truncatingIfNeeded: type.rotated(bits[index]) >> shift), at: place)
+                symbols.setBits(type.rotated(bits[index]) >> shift, 1, at: place)
                 place += 1
                 index += walk.innerStride
             }
@@ -87,7 +86,7 @@ enum Planes {
             for _ in 0..<walk.innerCount {
                 var rest = type.rotated(bits[index])
                 for _ in 0..<width {
-                    target.store(UInt8(truncatingIfNeeded: rest), at: place)
+                    target.setBits(rest, 1, at: place)
                     rest >>= 8
                     place += 1
                 }
@@ -108,9 +107,9 @@ enum Planes {
         for outer in 0..<walk.outerCount {
             var index = outer * walk.outerStride
             for _ in 0..<walk.innerCount {
-                var rotated = UInt32(symbols[place]) << UInt32(8 * width)
+                var rotated = symbols.bits(1, at: place) << UInt32(8 * width)
                 for byte in 0..<width {
-                    let rest = UInt32(rests.load(UInt8.self, at: place * width + byte))
+                    let rest = rests.bits(1, at: place * width + byte)
                     rotated |= rest << UInt32(8 * byte)
                 }
                 bits[index] = type.unrotated(rotated)

@@ -110,7 +110,7 @@ extension Quantised {
             let (mean, step) = (statistics.means[column], statistics.steps[column])
             var target = shape.exactRowCount * shape.columnCount + column
             for row in 0..<rowCount {
-                let symbol = Int8(bitPattern: symbols[index])
+                let symbol = Int8(truncatingIfNeeded: symbols.bits(1, at: index))
                 let product = Float(symbol) * (step * statistics.rowFactors[row])
                 values[target] = symbol == escape ? .nan : mean + product
                 index += 1
@@ -122,9 +122,9 @@ extension Quantised {
     /// Spreads `count` signed halves of bytes out to a byte each, from the last one on.
     private static func unpackPairs(_ symbols: PinnedBytes, count: Int) {
         for index in (0..<count).reversed() {
-            let byte = symbols[index / 2]
-            let half = index.isMultiple(of: 2) ? byte << 4 : byte & 0xf0
-            symbols.store(UInt8(bitPattern: Int8(bitPattern: half) >> 4), at: index)
+            let half = symbols.bits(1, at: index / 2) >> (index.isMultiple(of: 2) ? 0 : 4) & 15
+            // The sign of four bits, spread to eight.
+            symbols.setBits((half ^ 8) &- 8, 1, at: index)
         }
     }
 

@@ -99,7 +99,8 @@ extension Quantised {
     /// Puts each two symbols, signed halves, into a byte.
     private static func packPairs(_ symbols: PinnedBytes, count: Int) {
         for index in 0..<count / 2 {
-            symbols.store(symbols[2 * index] & 15 | symbols[2 * index + 1] << 4, at: index)
+            let (low, high) = (symbols.bits(1, at: 2 * index), symbols.bits(1, at: 2 * index + 1))
+            symbols.setBits(low & 15 | high << 4, 1, at: index)
         }
         if !count.isMultiple(of: 2) { symbols.store(symbols[count - 1] & 15, at: count / 2) }
     }
@@ -159,12 +160,12 @@ extension CodecWorkspace {
                 if steps.magnitude <= 127 {
                     // Adding 1.5 × 2^23 rounds to a whole number, to nearest even.
                     let rounded = (steps + 0x1.8p23).bitPattern
-                    symbols.store(UInt8(truncatingIfNeeded: rounded), at: target)
+                    symbols.setBits(rounded, 1, at: target)
                 } else {
                     guard steps.magnitude <= Float(Quantised.symbolMax),
                         escapes.count < shape.valueCount / Escape.shareMax
                     else { return nil }
-                    symbols.store(UInt8(0x80), at: target)
+                    symbols.setBits(0x80, 1, at: target)
                     escapes.append(
                         Escape(place: UInt32(index), symbol: Int32(steps.rounded())))
                 }
@@ -182,7 +183,7 @@ extension CodecWorkspace {
         for place in places {
             var index = Int(columns.order[place])
             for _ in 0..<shape.rowCount - shape.exactRowCount {
-                let symbol = Int8(bitPattern: symbols[target])
+                let symbol = Int8(truncatingIfNeeded: symbols.bits(1, at: target))
                 if symbol < -7 || symbol > 7 {
                     if symbol != -128 {
                         guard escapes.count < shape.valueCount / Escape.shareMax else {
@@ -190,7 +191,7 @@ extension CodecWorkspace {
                         }
                         escapes.append(Escape(place: UInt32(index), symbol: Int32(symbol)))
                     }
-                    symbols.store(UInt8(0xf8), at: target)
+                    symbols.setBits(0xf8, 1, at: target)
                 }
                 target += 1
                 index += shape.columnCount

@@ -71,27 +71,16 @@ package final class CodecWorkspace {
 
     /// Takes the bits of a layer's K or V out of a payload.
     func gather(_ shape: SectionShape, from payload: PinnedBytes, at places: TensorPlaces) {
-        switch shape.type.byteCount {
-        case 1: gather(UInt8.self, shape, from: payload, at: places)
-        case 2: gather(UInt16.self, shape, from: payload, at: places)
-        default: gather(UInt32.self, shape, from: payload, at: places)
-        }
-    }
-
-    private func gather<Bits: FixedWidthInteger & BitwiseCopyable>(
-        _ type: Bits.Type, _ shape: SectionShape, from payload: PinnedBytes,
-        at places: TensorPlaces
-    ) {
-        let bits = bits
+        let (bits, width, stride) = (bits, shape.type.byteCount, places.channelStride)
         var index = 0
         for row in 0..<shape.rowCount {
             let start = places.row(layer: shape.layer, token: row)
             for head in 0..<shape.headCount {
                 var place = start + head * places.headStride
                 for _ in 0..<shape.channelCount {
-                    bits[index] = UInt32(truncatingIfNeeded: payload.load(Bits.self, at: place))
+                    bits[index] = payload.bits(width, at: place)
                     index += 1
-                    place += places.channelStride
+                    place += stride
                 }
             }
         }
@@ -99,27 +88,16 @@ package final class CodecWorkspace {
 
     /// Puts the bits of a layer's K or V into a payload.
     func scatter(_ shape: SectionShape, into payload: PinnedBytes, at places: TensorPlaces) {
-        switch shape.type.byteCount {
-        case 1: scatter(UInt8.self, shape, into: payload, at: places)
-        case 2: scatter(UInt16.self, shape, into: payload, at: places)
-        default: scatter(UInt32.self, shape, into: payload, at: places)
-        }
-    }
-
-    private func scatter<Bits: FixedWidthInteger & BitwiseCopyable>(
-        _ type: Bits.Type, _ shape: SectionShape, into payload: PinnedBytes,
-        at places: TensorPlaces
-    ) {
-        let bits = bits
+        let (bits, width, stride) = (bits, shape.type.byteCount, places.channelStride)
         var index = 0
         for row in 0..<shape.rowCount {
             let start = places.row(layer: shape.layer, token: row)
             for head in 0..<shape.headCount {
                 var place = start + head * places.headStride
                 for _ in 0..<shape.channelCount {
-                    payload.store(Bits(truncatingIfNeeded: bits[index]), at: place)
+                    payload.setBits(bits[index], width, at: place)
                     index += 1
-                    place += places.channelStride
+                    place += stride
                 }
             }
         }
@@ -127,30 +105,19 @@ package final class CodecWorkspace {
 
     /// Writes the bits of rows `rows`, as method raw has them.
     func store(rows: Range<Int>, _ shape: SectionShape, into target: PinnedBytes) {
-        let width = shape.type.byteCount
+        let (bits, width) = (bits, shape.type.byteCount)
         let first = rows.lowerBound * shape.columnCount
-        let bits = bits
         for index in 0..<rows.count * shape.columnCount {
-            let value = bits[first + index]
-            switch width {
-            case 1: target.store(UInt8(truncatingIfNeeded: value), at: index)
-            case 2: target.store(UInt16(truncatingIfNeeded: value), at: 2 * index)
-            default: target.store(value, at: 4 * index)
-            }
+            target.setBits(bits[first + index], width, at: index * width)
         }
     }
 
     /// Reads what `store` wrote; `source` has exactly those bytes.
     func load(rows: Range<Int>, _ shape: SectionShape, from source: PinnedBytes) {
-        let width = shape.type.byteCount
+        let (bits, width) = (bits, shape.type.byteCount)
         let first = rows.lowerBound * shape.columnCount
-        let bits = bits
         for index in 0..<rows.count * shape.columnCount {
-            switch width {
-            case 1: bits[first + index] = UInt32(source.load(UInt8.self, at: index))
-            case 2: bits[first + index] = UInt32(source.load(UInt16.self, at: 2 * index))
-            default: bits[first + index] = source.load(UInt32.self, at: 4 * index)
-            }
+            bits[first + index] = source.bits(width, at: index * width)
         }
     }
 }

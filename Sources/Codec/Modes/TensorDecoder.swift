@@ -144,11 +144,7 @@ extension CodecWorkspace {
     func store(_ shape: SectionShape, as type: ValueType, into target: PinnedBytes) {
         for index in 0..<shape.valueCount {
             let bits = type.narrowed(shape.type.widened(bits[index]))
-            switch type.byteCount {
-            case 1: target.store(UInt8(truncatingIfNeeded: bits), at: index)
-            case 2: target.store(UInt16(truncatingIfNeeded: bits), at: 2 * index)
-            default: target.store(bits, at: 4 * index)
-            }
+            target.setBits(bits, type.byteCount, at: index * type.byteCount)
         }
     }
 }
