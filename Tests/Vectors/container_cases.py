@@ -181,18 +181,20 @@ def bad_vector(name, content, profile=None):
 
 # With a profile ----------------------------------------------------------------------------------
 
-def learnt(layout, *, scalar_levels=b"", seed="profile"):
+def learnt(layout, *, levels=b"", turns=False, seed="profile"):
     """A profile for `layout`: tables of several widths, orders, means and steps."""
     tables = [w.laplace_table(scale) for scale in (0.7, 1.5, 3, 6, 12)]
     ternary = [[400, 1_248, 400], [900, 900, 248], [1_000, 800, 248], [1_100, 748, 200]]
     items = {
         (w.REQUIREMENTS, 0, 0): w.description(head_dim=8, kv_heads=2),
-        (w.LEVELS, 0, 0): scalar_levels,
+        (w.LEVELS, 0, 0): levels,
         (w.TABLES, 0, 0): numpy.array(tables, "<u2").tobytes(),
         (w.REFINEMENTS, 0, 0): numpy.array(ternary * len(tables), "<u2").tobytes(),
         (w.LOSSLESS_TABLES, 0, 0): numpy.array(tables[2:4], "<u2").tobytes(),
         (w.NOTE, 0, 0): "learnt from nothing".encode(),
     }
+    if turns:
+        items[w.ROTATION, 0, 0] = w.rotation([TURNS], [0] * layout.layers)
     for layer in range(layout.layers):
         for kind in layout.kinds:
             name, columns = f"{seed} {layer} {kind}", layout.columns(kind)
@@ -248,7 +250,8 @@ def scalar_case(described, tokens, name, *, exact_rows=0, first=100, turns=True,
     layout = Layout(described)
     levels = w.level_entry(
         4, flags=turns | 2 * embedded, step=0.5, shifts=(-2 if embedded else 0, 1, 2))
-    profile, items = learnt(layout, scalar_levels=levels + w.level_entry(3, step=0.25))
+    profile, items = learnt(
+        layout, levels=levels + w.level_entry(3, step=0.25), turns=turns)
     tables = numpy.frombuffer(items[w.TABLES, 0, 0], "<u2").reshape(-1, 256).astype(int)
     ternary = numpy.zeros((20, 256), int)
     ternary[:, 127:130] = numpy.frombuffer(items[w.REFINEMENTS, 0, 0], "<u2").reshape(-1, 3)
@@ -298,7 +301,7 @@ def predicted_case(described, tokens, name, *, exact_rows, first, group):
     """Layers in groups; K of the second layer is stored as it is, one of its values no number."""
     layout = Layout(described)
     level = w.level_entry(4, mode=5, flags=1, group=group, step=0.5)
-    _, items = learnt(layout, scalar_levels=level)
+    _, items = learnt(layout, levels=level, turns=True)
     columns, rows = layout.columns(K), tokens - exact_rows
     sections = [(3, 0, 0, 0, described),
                 (4, 0, 0, 0, w.rotation([TURNS], [0] * layout.layers))]

@@ -10,8 +10,8 @@ from container_layout import WIDTHS, Layout
 from container_methods import BITS, LANES
 from container_profile import (CLASSES, COEFFICIENT_CLASSES, LEVELS, LOSSLESS_COLUMNS,
                                LOSSLESS_TABLES, MEANS, NOTE, ORDER, PREDICTION, REFERENCE_STEPS,
-                               REFINEMENTS, REQUIREMENTS, STEPS, SYNTHESIS, TABLES, align64,
-                               checksum)
+                               REFINEMENTS, REQUIREMENTS, ROTATION, STEPS, SYNTHESIS, TABLES,
+                               align64, checksum)
 from container_profile import ENTRY as PROFILE_ENTRY
 from container_profile import HEADER as PROFILE_HEADER
 from container_profile import LEVEL
@@ -194,7 +194,8 @@ def sha16(content):
 
 __all__ = [
     "CLASSES", "COEFFICIENT_CLASSES", "LEVELS", "LOSSLESS_COLUMNS", "LOSSLESS_TABLES", "MEANS",
-    "NOTE", "ORDER", "PREDICTION", "REFERENCE_STEPS", "REFINEMENTS", "REQUIREMENTS", "STEPS",
+    "NOTE", "ORDER", "PREDICTION", "REFERENCE_STEPS", "REFINEMENTS", "REQUIREMENTS", "ROTATION",
+    "STEPS",
     "SYNTHESIS", "TABLES", "Layout", "container", "description", "laplace_table",
     "level_entry", "packed", "payload_of", "planes", "profile", "quantised", "raw", "rotation",
     "sha16", "split", "stream"]
