@@ -111,7 +111,8 @@ def test_what_is_sent_while_no_daemon_runs_is_answered(tmp_path, io):
             assert wire.line() == b"$%d\r\n" % len(f"value-{number}")
             assert wire.line() == f"value-{number}\r\n".encode()
         assert connector.reply() == (200, (1, 2, 5, 0, 0, 0, 0), b"value")
-        assert "connections of the daemon before go on" in one.daemon.log()
+        one.supervisor.wait_until(
+            lambda: "connections of the daemon before go on" in one.daemon.log())
 
 
 def test_many_connections_go_on_at_once(tmp_path):
@@ -187,7 +188,8 @@ def test_foreign_descriptors_are_closed(tmp_path):
         for _, peer in pairs:
             assert peer.recv(1) == b""
         assert client.recv(1) == b""
-        assert one.daemon.log().count("descriptor_refused") == 10
+        # The log is written behind.
+        one.supervisor.wait_until(lambda: one.daemon.log().count("descriptor_refused") == 10)
         # It listens still: only our copy was closed.
         socket.create_connection(elsewhere.getsockname()).close()
         assert wire.ask("PING") == b"+PONG\r\n"
