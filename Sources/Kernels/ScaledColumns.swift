@@ -107,7 +107,7 @@ package final class ScaledColumns: Sendable {
         highest = work.map { Int32(tables.tables[$0.table].symbols?.upperBound ?? 0) }
     }
 
-    /// The same columns with other channels turning. Allocates: to be kept where that happens often.
+    /// The same columns with other channels turning. Allocates: to be kept if that happens often.
     package func turning(_ rotated: RotatedChannels) -> ScaledColumns {
         func work(_ column: Int) -> Int {
             let (head, channel) = column.quotientAndRemainder(dividingBy: headWidth)

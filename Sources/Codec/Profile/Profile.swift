@@ -24,8 +24,8 @@ package final class Profile: Sendable {
     static let stepRange: ClosedRange<Float> = 0x1p-40...0x1p40
     static let magnitudeMax: Float = 0x1p80
 
-    /// Reads a profile's bytes. Throws `profileDamaged`, or `profileUnsuitable` when it is of another
-    /// model than the layout.
+    /// Reads a profile's bytes. Throws `profileDamaged`, or `profileUnsuitable` when it is of
+    /// another model than the layout.
     package init(_ bytes: PinnedBytes, for layout: KVLayout) throws(CodecFault) {
         let items = try ProfileItems(bytes)
         guard let requirements = items[.requirements], let levels = items[.levels],
