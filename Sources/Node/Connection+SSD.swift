@@ -78,8 +78,8 @@ extension Connection {
         }
     }
 
-    /// Answers with a status for each key, once what `perform` did is durable, and, if `storing`, the
-    /// chunks are.
+    /// Answers with a status for each key, once what `perform` did is durable and, if `storing`,
+    /// the chunks are.
     private nonisolated(nonsending) func answerStatuses(
         _ request: Request, _ keys: KeyList, storing: Bool = false,
         _ perform: (ChunkKey) -> KeyOutcome
