@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The codec inside kvstored, as a coder to judge: chunks go in raw, come back at a level, go in again
-as those containers, and come back raw. Speaks docs/protocol.md itself, to be able to ask for levels.
+"""The codec inside kvstored, as a coder to judge: chunks go in raw, come back at a level, go in
+again as those containers, and come back raw. Speaks docs/protocol.md itself, to be able to ask for
+levels.
 """
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """usage: evaluate.py --model FOLDER --text FILE.jsonl --profile FILE [options]
 
-Replaces the keys and values of a prefix by what the codec makes of them, and compares what the model
-says about the real text behind it with what it says by the exact ones.
+Replaces the keys and values of a prefix by what the codec makes of them, and compares what the
+model says about the real text behind it with what it says by the exact ones.
 
   --kvstored PATH         modes lossless, cachegen and scalar by this daemon's own code
   --coders a,b            what to judge: plain (the daemon without a profile), profiled (with it),

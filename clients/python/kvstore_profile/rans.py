@@ -36,8 +36,8 @@ def encode(symbols: np.ndarray, tables: np.ndarray, frequencies: np.ndarray) -> 
 
 def stream_byte_counts(symbols: np.ndarray, tables: np.ndarray,
                        frequencies: np.ndarray) -> np.ndarray:
-    """How long `encode` makes the streams of many sections at once: symbols `[section, row, place]`,
-    tables `[section, place]`."""
+    """How long `encode` makes the streams of many sections at once: symbols
+    `[section, row, place]`, tables `[section, place]`."""
     sections, rows, places = symbols.shape
     cumulative = np.cumsum(frequencies, axis=1) - frequencies
     states = np.full((sections, LANES), LOWEST, np.uint64)

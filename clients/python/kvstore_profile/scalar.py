@@ -14,7 +14,8 @@ EXACT_ROWS = 4
 
 @dataclass
 class Section:
-    """Of one layer and kind, an entry for each column. Value = mean + symbol * step * level step."""
+    """Of one layer and kind, an entry for each column. A value is its mean + symbol * step *
+    level step."""
 
     means: np.ndarray
     steps: np.ndarray
