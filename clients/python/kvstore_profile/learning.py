@@ -51,8 +51,9 @@ def learn(dumps: np.ndarray, fisher: np.ndarray | None, *, scalar_ridge: float =
           turn: Callable[[np.ndarray, int], np.ndarray] | None = None,
           progress: Callable[[str], None] = lambda line: None) -> Profile:
     """`dumps`: `[passage, layer, kind, token, column]`, each passage from position 0 on, keys
-    before the rotary embedding. `fisher`: `[layer, kind, column, column]`, or None. `turn`: what turns
-    a passage's keys of a layer as the engine does; without it nothing is learnt for mode lossless.
+    before the rotary embedding. `fisher`: `[layer, kind, column, column]`, or None. `turn`: what
+    turns a passage's keys of a layer as the engine does; without it nothing is learnt for mode
+    lossless.
     """
     layer_count, column_count = dumps.shape[1], dumps.shape[4]
     places = [(layer, kind) for layer in range(layer_count) for kind in (0, 1)]
