@@ -38,10 +38,12 @@ def ids_of(ids):
 def put_body(fields):
     if fields["level"]:
         return None
-    flags = "KVS_DURABLE" if fields["acknowledge"] else "0"
+    position = fields.get("first_position")
+    flags = " | ".join(["KVS_DURABLE"] * bool(fields["acknowledge"])
+                       + ["KVS_POSITIONED"] * (position is not None)) or "0"
     return (f"kvsi_encode_put(body, (const kvs_key *){raw(fields['key'])}, "
             f"{fields['chunk_byte_count']}u, options({raw(fields['layout'])}, "
-            f"{fields['time_to_live_ms']}u, {flags}))")
+            f"{fields['time_to_live_ms']}u, {flags}, {position or 0}u))")
 
 
 def hello_body(fields):

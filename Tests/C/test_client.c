@@ -272,7 +272,7 @@ static void exercise_keeping(kvs_client *client, uint32_t seed, kvs_status durab
                  durable == KVS_OK ? KVS_EXISTS : durable);
     CHECK_STATUS(get_one(client, keys[0], back, sizeof back, &result), KVS_OK);
     CHECK(result.status == KVS_OK && memcmp(back, "kept", 4) == 0);
-    options.flags = 2;
+    options.flags = KVS_POSITIONED << 1;
     CHECK_STATUS(kvs_put(client, &keys[0], &bytes, 1, &options, 0), KVS_INVALID_ARGUMENT);
     for (uint32_t index = 1; index < KEY_COUNT - 1; index += 1) {
         CHECK_STATUS(kvs_put(client, &keys[index], &bytes, 1, NULL, 0), KVS_OK);
