@@ -19,7 +19,7 @@ class Daemon:
     With a `supervisor` (Tests/RESP/supervisor.py) it is started as systemd would.
     """
 
-    def __init__(self, folder, options=(), memory_budget="512MiB", supervisor=None):
+    def __init__(self, folder, options=(), memory_budget="768MiB", supervisor=None):
         self.folder = pathlib.Path(folder)
         self.unix = f"unix:{folder}/socket"
         self.options = list(options)
