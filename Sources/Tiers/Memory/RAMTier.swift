@@ -233,7 +233,7 @@ package final class RAMTier: Sendable {
     func keepUnlisted(
         _ slot: UInt32, _ generation: UInt32, _ bytes: PinnedBytes, _ form: ChunkDescription
     ) {
-        // As in `result(of:_:)`: it may be written to disk in whole blocks.
+        // As in `takeSpace`: it may be written to disk in whole blocks.
         wholeGranules(of: bytes).dropFirst(bytes.count).fill(0)
         state.withLock { state in
             state.check(slot, generation, .filling)

@@ -91,7 +91,8 @@ extension SSDStore {
     /// their way anyhow.
     /// - Returns: for each, whether it is there.
     package func store(_ names: [ChunkName], deadline: Instant) async -> [Bool] {
-        await onOwnTask(by: deadline, orElse: names.map { _ in false }) {
+        guard !names.isEmpty else { return [] }
+        return await onOwnTask(by: deadline, orElse: names.map { _ in false }) {
             await $0.storeHere(names)
         }
     }
