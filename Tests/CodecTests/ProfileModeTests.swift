@@ -320,4 +320,51 @@ private func turning(_ index: Int, type: String) throws -> KVLayout {
         #expect(fault(19) { $0.removeLast() } == .profileDamaged)
         #expect(fault(20) { $0[1] = 3 } == .profileDamaged)
     }
+
+    @Test func `has levels with flags, a group and a lookback`() throws {
+        let (_, _, sample, _) = try sample(.standard)
+        func levels(_ edit: (inout [UInt8]) -> Void) throws -> [ProfileLevel]? {
+            var changed = sample
+            let index = try #require(changed.entries.firstIndex { $0.item == 2 })
+            edit(&changed.entries[index].content)
+            do {
+                return try changed.profile().levels
+            } catch CodecFault.profileDamaged {
+                return nil
+            }
+        }
+        func predictive(_ bytes: inout [UInt8], _ starts: [Int]) {
+            for start in starts { (bytes[start + 1], bytes[start + 3]) = (5, 3) }
+        }
+        let plain = try #require(try levels { _ in }?.first)
+        #expect(!plain.hasRowCodes(.keys) && !plain.hasRowCodes(.values))
+        #expect(plain.group == 0 && plain.lookback == 0)
+        let keys = try #require(try levels { $0[2] |= 4 }?.first)
+        #expect(keys.hasRowCodes(.keys) && !keys.hasRowCodes(.values))
+        let values = try #require(try levels { $0[2] |= 8 }?.first)
+        #expect(!values.hasRowCodes(.keys) && values.hasRowCodes(.values))
+        let far = try #require(try levels { predictive(&$0, [0, 32]) })
+        #expect(far.allSatisfy { $0.mode == .predictive && $0.group == 3 && $0.lookback == 2 })
+        let near = try levels {
+            predictive(&$0, [0, 32])
+            ($0[11], $0[43]) = (1, 1)
+        }
+        #expect(try #require(near).allSatisfy { $0.lookback == 1 })
+
+        for bit: UInt8 in [16, 32, 64, 128] { #expect(try levels { $0[2] |= bit } == nil) }
+        #expect(try levels { $0[11] = 1 } == nil)
+        #expect(try levels { $0[3] = 1 } == nil)
+        #expect(try levels { $0[12] = 1 } == nil)
+        #expect(try levels { $0[32] = $0[0] } == nil)
+        let faults: [(inout [UInt8]) -> Void] = [
+            { $0[11] = 2 }, { $0[11] = 1 }, { $0[3] = 4 }, { $0[3] = 0 }, { $0[2] |= 2 },
+        ]
+        for fault in faults {
+            let found = try levels {
+                predictive(&$0, [0, 32])
+                fault(&$0)
+            }
+            #expect(found == nil)
+        }
+    }
 }

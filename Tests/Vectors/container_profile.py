@@ -10,7 +10,7 @@ from container_layout import K, V, fields_of, require
 
 HEADER = struct.Struct("<4sIBBHIIIII32s")
 ENTRY = struct.Struct("<IIIHBB")
-LEVEL = struct.Struct("<BBBBfbbb21s")
+LEVEL = struct.Struct("<BBBBfbbbB20s")
 REQUIREMENTS, ROTATION, LEVELS, TABLES, REFINEMENTS, LOSSLESS_TABLES, NOTE = range(7)
 ORDER, MEANS, STEPS, CLASSES, LOSSLESS_COLUMNS = range(16, 21)
 REFERENCE_STEPS, PREDICTION, SYNTHESIS, ANALYSIS, COEFFICIENT_CLASSES = range(32, 37)
@@ -35,10 +35,16 @@ def frequencies(content):
 
 class Level:
     def __init__(self, content):
-        (self.level, self.mode, self.flags, self.group, self.step, *self.shifts,
+        (self.level, self.mode, self.flags, self.group, self.step, *self.shifts, lookback,
          zeros) = LEVEL.unpack(content)
-        require(3 <= self.level <= 6 and self.mode in (4, 5) and self.flags < 4
+        predictive = self.mode == 5
+        require(3 <= self.level <= 6 and self.mode in (4, 5) and self.flags < 16
+                and predictive == (self.group > 0) and not (predictive and self.flags & 2)
+                and lookback <= predictive
                 and 2.0 ** -40 <= self.step <= 2.0 ** 40 and not any(zeros), "profile-damaged")
+        self.row_codes = bool(self.flags & 4), bool(self.flags & 8)
+        # How many layers back a prediction looks.
+        self.lookback = 1 if lookback else 2
 
 
 class Profile:
@@ -79,6 +85,9 @@ class Profile:
         for at in range(0, len(content), LEVEL.size):
             level = Level(content[at:at + LEVEL.size])
             require((level.level, level.mode) not in levels, "profile-damaged")
+            require(all((other.group, other.lookback) == (level.group, level.lookback)
+                        for other in levels.values() if other.mode == level.mode),
+                    "profile-damaged")
             levels[level.level, level.mode] = level
         return levels
 

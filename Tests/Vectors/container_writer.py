@@ -184,8 +184,8 @@ def profile(items, *, layers, keys, values, table_count, lossless_count=0):
     return assembled(b"KVP1", header[8:], entries, contents)
 
 
-def level_entry(level, mode=4, flags=0, group=0, step=1.0, shifts=(0, 0, 0)):
-    return LEVEL.pack(level, mode, flags, group, step, *shifts, bytes(21))
+def level_entry(level, mode=4, flags=0, group=0, step=1.0, shifts=(0, 0, 0), lookback=0):
+    return LEVEL.pack(level, mode, flags, group, step, *shifts, lookback, bytes(20))
 
 
 def sha16(content):

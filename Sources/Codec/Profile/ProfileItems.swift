@@ -126,6 +126,14 @@ package struct ProfileLevel: Hashable, Sendable {
     package let mode: ContainerMode
     package let isBeforeRotation: Bool
     package let isEmbedded: Bool
+    /// Whether rows of K have codes, whose factors multiply their steps.
+    package let hasKeyRowCodes: Bool
+    /// The same of V.
+    package let hasValueRowCodes: Bool
+    /// G: layers of a group in mode predictive; otherwise 0.
+    package let group: Int
+    /// How many layers back predictions look, 1 or 2, in mode predictive; otherwise 0.
+    package let lookback: Int
     /// D.
     package let step: Float
     /// Of the classes, for refinement 0.
@@ -138,20 +146,42 @@ package struct ProfileLevel: Hashable, Sendable {
         guard content.count.isMultiple(of: byteCount) else { throw .profileDamaged }
         var levels: [ProfileLevel] = []
         for start in stride(from: 0, to: content.count, by: byteCount) {
-            let step = Float(bitPattern: content.load(UInt32.self, at: start + 4))
-            guard let level = Level(rawValue: content[start]), level > .lossless,
-                let mode = ContainerMode(rawValue: content[start + 1]),
-                mode == .scalar || mode == .predictive, content[start + 2] < 4,
-                Profile.stepRange.contains(step),
-                (11..<byteCount).allSatisfy({ content[start + $0] == 0 }),
-                !levels.contains(where: { $0.level == level && $0.mode == mode })
-            else { throw .profileDamaged }
-            levels.append(
-                ProfileLevel(
-                    level: level, mode: mode, isBeforeRotation: content[start + 2] & 1 != 0,
-                    isEmbedded: content[start + 2] & 2 != 0, step: step,
-                    shift: Int(content.load(Int8.self, at: start + 8))))
+            let level = try ProfileLevel(content.slice(offset: start, count: byteCount))
+            for other in levels where other.mode == level.mode {
+                // A profile has one set of matrices, so one way to refer to other sections.
+                guard other.level != level.level, other.group == level.group,
+                    other.lookback == level.lookback
+                else { throw .profileDamaged }
+            }
+            levels.append(level)
         }
         return levels
+    }
+
+    private init(_ content: PinnedBytes) throws(CodecFault) {
+        let (flags, lookback) = (content[2], content[11])
+        guard let level = Level(rawValue: content[0]), level > .lossless,
+            let mode = ContainerMode(rawValue: content[1]),
+            mode == .scalar || mode == .predictive, flags < 16
+        else { throw .profileDamaged }
+        self.level = level
+        self.mode = mode
+        isBeforeRotation = flags & 1 != 0
+        isEmbedded = flags & 2 != 0
+        hasKeyRowCodes = flags & 4 != 0
+        hasValueRowCodes = flags & 8 != 0
+        group = Int(content[3])
+        self.lookback = mode == .predictive ? lookback == 1 ? 1 : 2 : 0
+        step = Float(bitPattern: content.load(UInt32.self, at: 4))
+        shift = Int(content.load(Int8.self, at: 8))
+        guard Profile.stepRange.contains(step), (mode == .predictive) == (group > 0),
+            mode == .scalar || !isEmbedded, lookback <= (mode == .predictive ? 1 : 0),
+            (12..<Self.byteCount).allSatisfy({ content[$0] == 0 })
+        else { throw .profileDamaged }
+    }
+
+    /// Whether rows of a kind have codes.
+    package func hasRowCodes(_ kind: KVKind) -> Bool {
+        kind == .keys ? hasKeyRowCodes : hasValueRowCodes
     }
 }
