@@ -74,6 +74,15 @@ def bench(request):
     made.engine.close()
 
 
+def test_the_codec_is_told_where_values_stand(bench):
+    description = bench.adapter().layout_description
+    told = {name: description[name] for name in (
+        "dtype", "layers", "kv_heads", "head_dim", "rope_theta", "rope_pairing")}
+    assert told == {"dtype": "float16", "layers": 30, "kv_heads": 3, "head_dim": 64,
+                    "rope_theta": 100000.0, "rope_pairing": "interleaved"}
+    assert "rope_scaling" not in description
+
+
 def test_complete_chunks_are_saved_once(bench):
     assert (bench.saved.chunks, bench.saved.present_chunks, bench.saved.fault) == (2, 0, None)
     adapter = bench.restart()

@@ -17,6 +17,7 @@ import contextlib
 import ctypes
 import hashlib
 import logging
+import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,14 @@ _ROPE_FIELDS = (
     "yarn_beta_fast", "yarn_beta_slow", "yarn_orig_ctx",
 )  # fmt: skip
 
+# llama.cpp's numbers of `rope_scaling_type`; -1: the model's.
+_ROPE_SCALINGS = {0: "none", 1: "linear", 2: "yarn", 3: "longrope"}
+# Architectures with layers that do not turn, or turn otherwise.
+_UNEVENLY_TURNED = ("cohere2", "exaone4", "llama4", "smollm3")
+# Tensors by which frequencies are multiplied, and where in a GGUF file their names stand.
+_ROPE_FACTOR_NAMES = (b"rope_freqs.weight", b"rope_factors_long.weight")
+_GGUF_HEADER_BYTE_COUNT_MAX = 32 << 20
+
 _log = logging.getLogger(__name__)
 
 
@@ -54,19 +63,22 @@ class EngineIdentity:
     `model_digest`: see `model_digest()`. `rope`: the context parameters of that name, as given to
     the engine (0 or -1: the model's). `engine_build`: empty for what the library says about itself.
     `modifications`: LoRA adapters, control vectors and metadata overrides in force, in any text
-    that changes when they do.
+    that changes when they do. `has_rope_factors`: the model has a tensor of factors for its RoPE
+    frequencies, as Llama 3.1 has; with a wrong answer chunks are compressed less, nothing else.
     """
 
     model_digest: str
     rope: Mapping[str, float] = field(default_factory=dict)
     engine_build: str = ""
     modifications: str = ""
+    has_rope_factors: bool = False
 
     @classmethod
     def of(cls, model_paths: Sequence[str | Path], context_parameters: Any) -> EngineIdentity:
         """Identity from the GGUF files and a ctypes `llama_context_params` (llama.cpp's names)."""
         rope = {name: getattr(context_parameters, name) for name in _ROPE_FIELDS}
-        return cls(model_digest(*model_paths), rope)
+        has_factors = any(_has_rope_factors(Path(path)) for path in model_paths)
+        return cls(model_digest(*model_paths), rope, has_rope_factors=has_factors)
 
 
 @dataclass(frozen=True)
@@ -295,10 +307,49 @@ class LlamaCppAdapter:
             "chunk_tokens": CHUNK_TOKEN_COUNT,
             "context_beyond_original": self._functions.context_beyond_original(self._context),
             **self.shape.description(),
+            **self._describe_tensor(identity),
         }
         for name, value in identity.rope.items():
             description[name] = value
         return description
+
+    def _describe_tensor(self, identity: EngineIdentity) -> dict[str, str | int | float]:
+        """What the codec needs to know; without it chunks are packed as opaque bytes."""
+        functions = self._functions
+        fields: dict[str, str | int | float] = {
+            **self.shape.tensor_description(functions.head_count(self._context))
+        }
+        pairing = functions.rope_pairing(self._context)
+        architecture = functions.metadata(self._context, "")
+        if not fields or not pairing or architecture in _UNEVENLY_TURNED:
+            return fields
+        head_dim = int(fields["head_dim"])
+        given_base = float(identity.rope.get("rope_freq_base", 0))
+        try:
+            model_base = float(functions.metadata(self._context, "rope.freq_base") or 10_000)
+            turning = int(functions.metadata(self._context, "rope.dimension_count") or head_dim)
+            scaling = self._rope_scaling(identity)
+        except ValueError:  # a model whose metadata is no number
+            return fields
+        if turning != head_dim and fields.get("value_dim", head_dim) != head_dim:
+            return fields  # one latent vector per token: which of its channels turn is not told
+        fields |= {"rope_theta": given_base or model_base, "rope_pairing": pairing}
+        if turning != head_dim:
+            fields["rope_dim"] = turning
+        if scaling != "none":
+            fields["rope_scaling"] = scaling
+        return fields
+
+    def _rope_scaling(self, identity: EngineIdentity) -> str:
+        """`none` if frequencies are those of their base alone."""
+        if identity.has_rope_factors:
+            return "factors"
+        metadata = self._functions.metadata
+        of_model = metadata(self._context, "rope.scaling.type") or "linear"
+        kind = _ROPE_SCALINGS.get(int(identity.rope.get("rope_scaling_type", -1)), of_model)
+        factor = float(metadata(self._context, "rope.scaling.factor") or 1)
+        scale = float(identity.rope.get("rope_freq_scale", 0)) or 1 / (factor or 1)
+        return "none" if kind == "linear" and scale == 1 else kind
 
 
 def model_digest(*paths: str | Path) -> str:
@@ -325,6 +376,14 @@ def engine_build(library: ctypes.CDLL) -> str:
     if "unknown" in names:
         names.append(_file_digest(Path(library._name).resolve()))
     return " ".join(names)
+
+
+def _has_rope_factors(path: Path) -> bool:
+    """Whether a GGUF file has a tensor of RoPE factors, by the names at its beginning."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return any(
+            content.find(name, 0, _GGUF_HEADER_BYTE_COUNT_MAX) >= 0 for name in _ROPE_FACTOR_NAMES
+        )
 
 
 def _file_digest(path: Path) -> str:

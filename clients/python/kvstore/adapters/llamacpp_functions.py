@@ -42,6 +42,11 @@ class Functions:
         self._metadata = bind(
             "llama_model_meta_val_str", integer, pointer, ctypes.c_char_p, ctypes.c_char_p, size
         )
+        # Only for what the codec would like to know; a release without them is good enough.
+        self._key_head_count = self._rope_type = None
+        if hasattr(library, "llama_model_n_head_kv") and hasattr(library, "llama_model_rope_type"):
+            self._key_head_count = bind("llama_model_n_head_kv", integer, pointer)
+            self._rope_type = bind("llama_model_rope_type", integer, pointer)
 
     def decode_one(self, context: ctypes.c_void_p, token: int, position: int, sequence: int) -> int:
         """Decodes one token into a sequence; 0 if that worked."""
@@ -53,13 +58,31 @@ class Functions:
 
     def context_beyond_original(self, context: ctypes.c_void_p) -> int:
         """1 if the context exceeds the model's original one: LongRoPE then turns otherwise."""
+        original = self.metadata(context, "rope.scaling.original_context_length")
+        return int(original.isdigit() and self._context_size(context) > int(original))
+
+    def metadata(self, context: ctypes.c_void_p, name: str) -> str:
+        """A field of the model's GGUF metadata, its architecture's name left off; "" if absent."""
         model = self._get_model(context)
         text = ctypes.create_string_buffer(64)
-        self._metadata(model, b"general.architecture", text, len(text))
-        name = text.value + b".rope.scaling.original_context_length"
-        if self._metadata(model, name, text, len(text)) <= 0 or not text.value.isdigit():
+        if self._metadata(model, b"general.architecture", text, len(text)) <= 0:
+            return ""
+        full_name = text.value + b"." + name.encode() if name else b"general.architecture"
+        if self._metadata(model, full_name, text, len(text)) <= 0:
+            return ""
+        return text.value.decode(errors="replace")
+
+    def head_count(self, context: ctypes.c_void_p) -> int:
+        """Heads of K of a layer; 0 where the library does not tell."""
+        if self._key_head_count is None:
             return 0
-        return int(self._context_size(context) > int(text.value))
+        return self._key_head_count(self._get_model(context))
+
+    def rope_pairing(self, context: ctypes.c_void_p) -> str:
+        """Which channels turn together: `interleaved`, `half`, or "" (no rope, or another)."""
+        if self._rope_type is None:
+            return ""
+        return {0: "interleaved", 2: "half"}.get(self._rope_type(self._get_model(context)), "")
 
 
 class _Batch(ctypes.Structure):

@@ -47,6 +47,9 @@ _LAYER_HEADER = struct.Struct("<II")
 _ROW_HEADER = struct.Struct("<iQ")
 _CHANNEL_HEADER = struct.Struct("<iII")
 
+# ggml types whose rows are plain numbers: their name in a layout description, and their bytes.
+_PLAIN_TYPES = {0: ("float32", 4), 1: ("float16", 2), 30: ("bfloat16", 2)}
+
 Bytes = Union[bytes, bytearray, memoryview]
 
 
@@ -141,6 +144,42 @@ class StateShape:
                 str(number) for number in sorted({section.ggml_type for section in cache.sections})
             )
             fields[f"cache{index}_sections"] = _run_lengths(cache.sections)
+        return fields
+
+    def tensor_description(self, head_count: int) -> dict[str, str | int]:
+        """Where each value stands, in the fields of docs/container-format.md, section 3.
+
+        Empty where these have no words for it: two caches, quantised types, layers that differ.
+        """
+        cache = self.caches[0]
+        keys = cache.sections[: cache.layer_count]
+        values = cache.sections[cache.layer_count :]
+        dtype, value_byte_count = _PLAIN_TYPES.get(keys[0].ggml_type, ("", 1))
+        is_uniform = len(set(keys)) == 1 and len(set(values)) <= 1
+        is_plain = all(section.ggml_type == keys[0].ggml_type for section in cache.sections)
+        if not dtype or len(self.caches) > 1 or not is_uniform or not is_plain or head_count < 1:
+            return {}
+        columns = [section.byte_count(1) - len(section.header) for section in (*keys, *values)]
+        if any(count % (head_count * value_byte_count) for count in columns):
+            return {}
+        key_dim = columns[0] // (head_count * value_byte_count)
+        value_dim = columns[-1] // (head_count * value_byte_count)
+        fields: dict[str, str | int] = {
+            "dtype": dtype,
+            "layers": cache.layer_count,
+            "kv_heads": head_count,
+            "head_dim": key_dim,
+            "axes": "kv,layer,token,head,channel",
+            "lead_bytes": _STATE_HEADER.size + _CACHE_HEADER.size + len(cache.layer_header),
+            "lead_bytes_per_token": _CELL.size,
+            "section_lead_bytes": len(keys[0].header),
+        }
+        if not values:
+            fields["axes"] = "layer,token,head,channel"
+        elif cache.values_transposed:
+            fields["axes"] = "kv(layer,token,head,channel|layer,head,channel,token)"
+        if value_dim != key_dim:
+            fields["value_dim"] = value_dim
         return fields
 
 

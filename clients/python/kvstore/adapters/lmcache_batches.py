@@ -40,8 +40,8 @@ class Batch:
     loaded, stored, or found; 0 for a key that was deleted, None for one that was not there, or of
     which the fault is told."""
 
-    __slots__ = ("byte_counts", "exact", "fault", "keys", "left", "number", "parts", "sizes",
-                 "misfits", "when_done")
+    __slots__ = ("byte_counts", "exact", "fault", "keys", "left", "number", "opaque", "parts",
+                 "sizes", "misfits", "when_done")
 
     def __init__(self, number, keys, parts=(), exact=False, when_done=None):
         self.number: int = number
@@ -49,6 +49,7 @@ class Batch:
         self.parts: Sequence[Sequence[Any]] = parts
         self.sizes = [sum(memoryview(part).nbytes for part in each) for each in parts]
         self.exact = exact
+        self.opaque: frozenset[int] = frozenset()
         self.when_done: Callable[[Batch], None] | None = when_done
         self.byte_counts: list[int | None] = [None] * len(keys)
         self.fault: str | None = None
@@ -100,6 +101,7 @@ class Batches:
         self._load_milliseconds = load_deadline_milliseconds
         self._store_milliseconds = store_deadline_milliseconds
         self.layout_id = kvstore.layout_id(description)
+        self._description = dict(description)
         self._prefix = _PREFIX + self.layout_id
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
@@ -143,10 +145,13 @@ class Batches:
             return self._submitted(batch)
 
     def submit_store(self, names: Sequence[str], parts: Sequence[Sequence[Any]], *,
+                     opaque: frozenset[int] = frozenset(),
                      when_done: Callable[[Batch], None] | None = None) -> int:
-        """Stores values; one that is there already with another size is replaced."""
+        """Stores values; one that is there already with another size is replaced. `opaque`: the
+        indexes of those that are not as the description says."""
         with self._lock:
             batch = self._new(names, parts, False, when_done)
+            batch.opaque = opaque
             for lane, (indexes, _) in self._share_out(batch, self._stores).items():
                 for index in indexes:
                     self._store(batch, lane, index, may_replace=True)
@@ -263,8 +268,9 @@ class Batches:
             else:
                 self._note(batch, completion.status)
 
+        layout_id = bytes(16) if index in batch.opaque else self.layout_id
         self._submit(batch, lane, batch.sizes[index], lambda queue: queue.submit_put(
-            batch.keys[index], batch.parts[index], layout_id=self.layout_id,
+            batch.keys[index], batch.parts[index], layout_id=layout_id,
             deadline_milliseconds=self._store_milliseconds), follow)
 
     def _compare(self, batch, lane, index):
@@ -386,6 +392,7 @@ class Batches:
     def _learn_secret_at_once(self):
         try:
             self._secret = self.client.secret()
+            self._describe()
         except (kvstore.Unauthorized, kvstore.InvalidArgument, kvstore.VersionMismatch):
             self.close()
             raise
@@ -393,6 +400,11 @@ class Batches:
             _log.warning("kvstore: %s; LMCache goes on without until it answers", error)
             self._reachable = False
             self._learn_secret_later()
+
+    def _describe(self):
+        """Tells the daemon what the layout is, if it says where values stand."""
+        if "axes" in self._description:
+            self.client.describe_layout(self._description)
 
     def _learn_secret_later(self):
         with self._lock:
@@ -409,6 +421,7 @@ class Batches:
             try:
                 self.client.ping()
                 secret = self.client.secret()
+                self._describe()
             except kvstore.Error:
                 continue
             with self._lock:

@@ -20,6 +20,7 @@ from lmcache.v1.storage_backend import connector as lmcache_connector
 from lmcache.v1.storage_backend.connector.base_connector import RemoteConnector
 
 import kvstore
+from kvstore.adapters import layouts
 from kvstore.adapters.lmcache_batches import Batch, Batches
 
 # In front of each value: what LMCache needs to know to give it room.
@@ -45,6 +46,11 @@ class Form(NamedTuple):
         shapes, dtypes = memory.get_shapes(), memory.get_dtypes()
         return cls(tuple(shapes), tuple(dtypes), memory.get_memory_format())
 
+    def differs_in_tokens_alone(self, other: Form) -> bool:
+        """Whether a value of this form is one of the other, of any number of tokens."""
+        return (self.format, self.dtypes) == (other.format, other.dtypes) and (
+            _without_tokens(self) == _without_tokens(other))
+
     def header(self, byte_count: int) -> bytes:
         """Raises ValueError for more layer groups than a header has room for."""
         text = json.dumps([
@@ -66,6 +72,32 @@ class Form(NamedTuple):
         if not all(each is None or isinstance(each, torch.dtype) for each in dtypes):
             raise ValueError("a header names a dtype that is none")
         return byte_count, cls(tuple(map(torch.Size, shapes)), dtypes, MemoryFormat[name])
+
+
+def layer_form(full: Form) -> Form:
+    """The form of one layer of a chunk."""
+    if full.format == MemoryFormat.KV_MLA_FMT:  # has no name of its own there
+        return full
+    tokens, hidden = full.shapes[0][2:]
+    return Form((torch.Size((tokens, 2, hidden)),), full.dtypes, MemoryFormat.KV_T2D)
+
+
+def _without_tokens(form: Form) -> list[list[int]]:
+    token_dim = 0 if form.format == MemoryFormat.KV_T2D else 2
+    return [[*shape[:token_dim], *shape[token_dim + 1:]] for shape in form.shapes]
+
+
+def _tensor_fields(form: Form, metadata) -> layouts.Fields:
+    """What the codec needs to know of values of this form; {} where there are no words for it."""
+    if len(form.shapes) != 1 or form.dtypes[0] is None:
+        return {}
+    heads = 1 if metadata.use_mla else metadata.kv_shape[3]
+    fields = layouts.lmcache_fields(
+        form.format.name, form.shapes[0], str(form.dtypes[0]), heads, HEADER_BYTE_COUNT)
+    if not fields or metadata.use_mla:
+        return fields
+    model = layouts.model_configuration(metadata.model_name)
+    return {**fields, **layouts.rope_fields(model, int(fields["head_dim"]))}
 
 
 class ConnectorAdapter(lmcache_connector.ConnectorAdapter):
@@ -100,7 +132,11 @@ class Connector(RemoteConnector):
         super().__init__(config, metadata)
         self._loop = loop
         self._memory = local_cpu_backend
+        full = Form(tuple(self.meta_shapes), tuple(self.meta_dtypes), self.meta_fmt)
+        # The form that is described for the codec; values of another one are opaque to it.
+        self._described = layer_form(full) if config.use_layerwise else full
         description = {
+            **_tensor_fields(self._described, metadata),
             **(layout or {}),
             "lmcache_mode": "remote",
             "serde": config.remote_serde or "naive",
@@ -109,7 +145,6 @@ class Connector(RemoteConnector):
             "chunk_tokens": metadata.chunk_size,
             "uses_mla": int(metadata.use_mla),
         }
-        full = Form(tuple(self.meta_shapes), tuple(self.meta_dtypes), self.meta_fmt)
         # What values are like, by the type of their key. Of chunks it is known, and only the last
         # chunk of a prompt is smaller; of layers it is learnt.
         self._full = full
@@ -194,15 +229,17 @@ class Connector(RemoteConnector):
         return True
 
     async def batched_put(self, keys, memory_objs) -> None:
-        names, parts = [], []
-        for key, memory in zip(keys, memory_objs):
+        names, parts, opaque = [], [], set()
+        for index, (key, memory) in enumerate(zip(keys, memory_objs)):
             form, data = Form.of(memory), memory.byte_array
             byte_count = memoryview(data).nbytes
             self._usual.setdefault(type(key), form)
+            if not form.differs_in_tokens_alone(self._described):
+                opaque.add(index)
             names.append(key.to_string())
             parts.append([form.header(byte_count), data])
         batch = await self._run(lambda when_done: self._batches.submit_store(
-            names, parts, when_done=when_done), memory_objs)
+            names, parts, opaque=frozenset(opaque), when_done=when_done), memory_objs)
         if batch.fault:
             _log.debug("kvstore: store: %s", batch.fault)
 

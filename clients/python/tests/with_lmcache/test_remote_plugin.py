@@ -2,6 +2,9 @@
 """LMCache's in-process mode over our remote plugin, inside LMCache's own remote backend."""
 import asyncio
 import contextlib
+import hmac
+import pathlib
+import sys
 import threading
 import time
 import types
@@ -19,6 +22,10 @@ from lmcache.v1.storage_backend.remote_backend import RemoteBackend
 
 from kvstore.adapters.lmcache_remote import HEADER_BYTE_COUNT, ConnectorAdapter, Form
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[4] / "Tests" / "Vectors"))
+
+from container_layout import Layout  # noqa: E402
+
 LAYERS, TOKENS, HEADS, HEAD_SIZE = 4, 256, 2, 64
 FULL = torch.Size([2, LAYERS, TOKENS, HEADS * HEAD_SIZE])
 
@@ -34,7 +41,7 @@ class Engine:
     """As much of an LMCache engine as a remote backend needs."""
 
     def __init__(self, daemon, dtype=torch.bfloat16, plugin="kvstore", timeout=10, url=None,
-                 **more):
+                 model="org/model", **more):
         self.config = LMCacheEngineConfig.from_defaults(
             chunk_size=TOKENS, local_cpu=True, max_local_cpu_size=0.05,
             remote_serde="naive", lmcache_instance_id="kvstore_test",
@@ -44,7 +51,7 @@ class Engine:
             self.config.remote_storage_plugins = [plugin]
         self.config.remote_url = url
         metadata = LMCacheMetadata(
-            model_name="org/model", world_size=1, local_world_size=1, worker_id=0,
+            model_name=model, world_size=1, local_world_size=1, worker_id=0,
             local_worker_id=0, kv_dtype=dtype,
             kv_shape=(LAYERS, 2, TOKENS, HEADS, HEAD_SIZE), chunk_size=TOKENS)
         self.dtype = dtype
@@ -181,6 +188,34 @@ def test_lookup_and_load_without_blocking(daemon):
             memory.ref_count_down()
         assert call(engine.backend.connection.ping()) == 0
         assert engine.used() == 0
+
+
+def test_the_codec_is_told_where_values_stand(daemon):
+    """The description in the namespace finds every value of a stored chunk."""
+    with engine_of(daemon) as engine:
+        made = engine.made(0)
+        made.tensor.copy_(torch.arange(made.tensor.numel()).reshape(FULL) % 251)
+        expected = made.tensor.clone()
+        engine.put([1], [made])
+        batches = engine.backend.connection._connector._batches
+        key = batches.key(engine.key(1).to_string())
+        chunk = batches.client.get(key)
+        message = b"l1" + batches.layout_id
+        description = batches.client.get(
+            hmac.new(batches.client.secret(), message, "sha256").digest())
+    layout = Layout(bytes(description))
+    assert layout.token_count(len(chunk)) == TOKENS
+    for kind, places in layout.places(TOKENS).items():
+        at = torch.from_numpy(places)[..., None] + torch.arange(2)
+        found = torch.frombuffer(chunk, dtype=torch.uint8)[at].view(torch.bfloat16)[..., 0]
+        assert torch.equal(found, expected[kind].reshape(LAYERS, TOKENS, HEADS, HEAD_SIZE))
+
+
+def test_rope_of_a_local_model(daemon, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "rope_theta": 500000.0}')
+    with engine_of(daemon, model=str(tmp_path)) as engine:
+        description = engine.backend.connection._connector._batches._description
+    assert (description["rope_theta"], description["rope_pairing"]) == (500000.0, "half")
 
 
 def test_no_room_is_a_miss_and_holds_nobody_up(daemon):
