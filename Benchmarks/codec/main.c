@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // How fast one core encodes and decodes sections of 256 tokens by the kernels of modes S (RoPE
-// included) and L, beside memcpy, zstd -1 and LZ4 on the same bytes. Cold: every call gets another
-// section, and all together are larger than the last cache. Operations are alternated within a
-// round; a row gives the median and the extremes over the rounds, in GB of 16-bit values for each
-// second of CPU time.
+// included; with row codes and without) and L, beside memcpy, zstd -1 and LZ4 on the same bytes.
+// Cold: every call gets another section, and all together are larger than the last cache.
+// Operations are alternated within a round; a row gives the median and the extremes over the
+// rounds, in GB of 16-bit values for each second of CPU time.
 //
 // usage: codec-speed [--cpu N] [--rounds N] [--mebibytes N] [--width scalar|neon|avx2|avx512]
 //        codec-speed --has WIDTH    exit status 0 when this CPU has it
@@ -26,7 +26,12 @@
 #include "bench.h"
 #include "sample.h"
 
-enum { ROUND_COUNT_MAX = 99, STREAM_BYTE_COUNT = 256, WIDTH_COUNT = 4 };
+enum {
+    ROUND_COUNT_MAX = 99,
+    STREAM_BYTE_COUNT = 256,
+    WIDTH_COUNT = 4,
+    ROW_CODES_BYTE_COUNT = SECTION_ROW_COUNT / 2,
+};
 
 static const char *const width_names[WIDTH_COUNT] = {"scalar", "neon", "avx2", "avx512"};
 
@@ -45,6 +50,8 @@ struct work {
     ckernels_escape *escapes;
     size_t escape_limit;
     size_t *escape_counts;
+    float factors[SECTION_ROW_COUNT];
+    float row_factors[16];
     ZSTD_CCtx *packer;
     ZSTD_DCtx *unpacker;
 };
@@ -83,7 +90,8 @@ static ckernels_coded_columns coded_of(const struct sample *sample, const struct
     };
 }
 
-static ckernels_scaled_columns scaled_of(const struct sample *sample, int encodes) {
+static ckernels_scaled_columns scaled_of(const struct sample *sample, int encodes,
+                                         const float *factors) {
     return (ckernels_scaled_columns){
         .means = sample->means,
         .scales = encodes ? sample->inverse_steps : sample->steps,
@@ -93,6 +101,7 @@ static ckernels_scaled_columns scaled_of(const struct sample *sample, int encode
         .rotated_width = HEAD_WIDTH,
         .cosines = sample->cosines,
         .sines = sample->sines,
+        .factors = factors,
         .pitch = sample->group_count * CKERNELS_LANE_COUNT,
     };
 }
@@ -139,10 +148,11 @@ static const uint8_t *open_section(struct work *work, size_t section, const stru
     return start + byte_count - rest;
 }
 
-static void encode_scaled(struct work *work, size_t section) {
+static void encode_scaled_by(struct work *work, size_t section, const float *factors,
+                             size_t raw_byte_count) {
     const struct sample *sample = work->sample;
     const ckernels_tensor tensor = tensor_of(sample, sample_section(sample, section));
-    const ckernels_scaled_columns columns = scaled_of(sample, 1);
+    const ckernels_scaled_columns columns = scaled_of(sample, 1, factors);
     const int64_t escape_count = ckernels_scaled_quantise(
         work->width, &tensor, &columns, work->packed, work->escapes, work->escape_limit);
     if (escape_count < 0) fail("section %zu does not fit its cells", section);
@@ -150,7 +160,31 @@ static void encode_scaled(struct work *work, size_t section) {
     const size_t word_count =
         ckernels_rans_encode(work->width, &coded, work->packed, sample->scaled.column_at,
                              work->area, encoded_section(work, section));
-    finish_section(work, section, word_count, 0, escape_count);
+    finish_section(work, section, word_count, raw_byte_count, escape_count);
+}
+
+static void encode_scaled(struct work *work, size_t section) {
+    encode_scaled_by(work, section, NULL, 0);
+}
+
+// Steps follow the rows, in quarters of an octave around their geometric mean.
+static void encode_scaled_rows(struct work *work, size_t section) {
+    const struct sample *sample = work->sample;
+    const ckernels_tensor tensor = tensor_of(sample, sample_section(sample, section));
+    const ckernels_scaled_columns columns = scaled_of(sample, 1, NULL);
+    float squares[SECTION_ROW_COUNT], mean = 0;
+    ckernels_scaled_squares(work->width, &tensor, &columns, squares);
+    for (int row = 0; row < SECTION_ROW_COUNT; row++) {
+        squares[row] = log2f(squares[row]) * 2;
+        mean += squares[row] / SECTION_ROW_COUNT;
+    }
+    memset(work->target, 0, ROW_CODES_BYTE_COUNT);
+    for (int row = 0; row < SECTION_ROW_COUNT; row++) {
+        const float code = fminf(fmaxf(rintf(squares[row] - mean) + 8, 0), 15);
+        work->target[row / 2] |= (uint8_t)((uint8_t)code << (row % 2 * 4));
+        work->factors[row] = exp2f((8 - code) / 4);
+    }
+    encode_scaled_by(work, section, work->factors, ROW_CODES_BYTE_COUNT);
 }
 
 static int by_position(const void *left, const void *right) {
@@ -158,17 +192,30 @@ static int by_position(const void *left, const void *right) {
     return (a->position > b->position) - (a->position < b->position);
 }
 
-static void decode_scaled(struct work *work, size_t section) {
+static void decode_scaled_by(struct work *work, size_t section, const float *factors) {
     const struct sample *sample = work->sample;
-    (void)open_section(work, section, &sample->scaled, 0);
     const ckernels_tensor tensor = tensor_of(sample, work->target);
-    const ckernels_scaled_columns columns = scaled_of(sample, 0);
+    const ckernels_scaled_columns columns = scaled_of(sample, 0, factors);
     ckernels_scaled_restore(work->width, &tensor, &columns, work->packed);
     const size_t count = work->escape_counts[section];
     qsort(work->escapes, count, sizeof(ckernels_escape), by_position);
     if (ckernels_scaled_patch(&tensor, &columns, work->packed, work->escapes, count) != 0) {
         fail("section %zu: wrong escapes", section);
     }
+}
+
+static void decode_scaled(struct work *work, size_t section) {
+    (void)open_section(work, section, &work->sample->scaled, 0);
+    decode_scaled_by(work, section, NULL);
+}
+
+static void decode_scaled_rows(struct work *work, size_t section) {
+    const uint8_t *codes =
+        open_section(work, section, &work->sample->scaled, ROW_CODES_BYTE_COUNT);
+    for (int row = 0; row < SECTION_ROW_COUNT; row++) {
+        work->factors[row] = work->row_factors[codes[row / 2] >> (row % 2 * 4) & 15];
+    }
+    decode_scaled_by(work, section, work->factors);
 }
 
 static void encode_split(struct work *work, size_t section) {
@@ -246,6 +293,7 @@ static void decode_lz4(struct work *work, size_t section) {
 static const struct codec codecs[] = {
     {"memcpy", encode_copy, decode_copy, 1},
     {"S", encode_scaled, decode_scaled, 0},
+    {"S-rows", encode_scaled_rows, decode_scaled_rows, 0},
     {"L", encode_split, decode_split, 1},
     {"zstd-1", encode_zstd, decode_zstd, 1},
 #if HAS_LZ4
@@ -270,7 +318,11 @@ static void check_section(const struct work *work, const struct codec *codec, si
         const size_t column = i % sample->column_count;
         const size_t other = column ^ (HEAD_WIDTH / 2);
         const float value = sample_value(sample, before[i]);
-        const float half = hypotf(sample->steps[column], sample->steps[other]) / 2;
+        const float factor = codec->encode == encode_scaled_rows
+                                 ? work->factors[i / sample->column_count]
+                                 : 1;
+        const float half =
+            hypotf(sample->steps[column], sample->steps[other]) * factor / 2;
         const float error = fabsf(value - sample_value(sample, after[i]));
         if (!(error <= half * 1.001f + fabsf(value) * unit + half * unit)) {
             fail("%s: section %zu, value %zu is off by %g", codec->name, section, i,
@@ -363,6 +415,9 @@ static void measure_sample(uint32_t width, uint32_t element, uint32_t column_cou
         .packer = ZSTD_createCCtx(),
         .unpacker = ZSTD_createDCtx(),
     };
+    for (int code = 0; code < 16; code++) {
+        work.row_factors[code] = exp2f((float)(code - 8) / 4);
+    }
     work.area = memory_allocate(work.area_word_count * 2);
     work.escapes = allocate(work.escape_limit * sizeof(ckernels_escape));
     measure(&work, round_count);

@@ -80,6 +80,12 @@ int64_t ckernels_scaled_quantise(
     return set->quantise(tensor, columns, packed, escapes, escape_limit);
 }
 
+void ckernels_scaled_squares(
+    uint32_t width, const ckernels_tensor *tensor, const ckernels_scaled_columns *columns,
+    float *sums) {
+    scaled_set(width, tensor, columns)->squares(tensor, columns, sums);
+}
+
 void ckernels_scaled_restore(
     uint32_t width, const ckernels_tensor *tensor, const ckernels_scaled_columns *columns,
     const uint32_t *packed) {
@@ -160,7 +166,9 @@ static float unrotated_value(const struct patch *patch, uint32_t position) {
     if (symbol == CKERNELS_ESCAPE) {
         symbol = listed_value(patch->escapes, patch->escape_count, position);
     }
-    float scaled = (float)symbol * columns->scales[column];
+    float step = columns->scales[column];
+    if (columns->factors != NULL) step = step * columns->factors[row];
+    float scaled = (float)symbol * step;
     return scaled + columns->means[column];
 }
 

@@ -17,6 +17,7 @@ struct kernel_set {
     int64_t (*quantise)(
         const ckernels_tensor *, const ckernels_scaled_columns *, uint32_t *, ckernels_escape *,
         size_t);
+    void (*squares)(const ckernels_tensor *, const ckernels_scaled_columns *, float *);
     void (*restore)(
         const ckernels_tensor *, const ckernels_scaled_columns *, const uint32_t *);
     int64_t (*split)(

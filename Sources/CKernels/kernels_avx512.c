@@ -15,6 +15,7 @@ const struct kernel_set ckernels_avx512_set = {
     .rans_decode = rans_decode,
     .rans_encode = rans_encode,
     .quantise = quantise,
+    .squares = squares,
     .restore = restore,
     .split = split,
     .join = join,

@@ -92,6 +92,7 @@ LANES u32v quotient(u32v x, u32v frequency) {
 }
 
 LANES f32v load_floats(const float *from) { return _mm256_loadu_ps(from); }
+LANES f32v splat_float(float x) { return _mm256_set1_ps(x); }
 LANES f32v add(f32v a, f32v b) { return _mm256_add_ps(a, b); }
 LANES f32v subtract(f32v a, f32v b) { return _mm256_sub_ps(a, b); }
 LANES f32v multiply(f32v a, f32v b) { return _mm256_mul_ps(a, b); }

@@ -76,6 +76,7 @@ LANES u32v quotient(u32v x, u32v frequency) {
 }
 
 LANES f32v load_floats(const float *from) { return _mm512_loadu_ps(from); }
+LANES f32v splat_float(float x) { return _mm512_set1_ps(x); }
 LANES f32v add(f32v a, f32v b) { return _mm512_add_ps(a, b); }
 LANES f32v subtract(f32v a, f32v b) { return _mm512_sub_ps(a, b); }
 LANES f32v multiply(f32v a, f32v b) { return _mm512_mul_ps(a, b); }

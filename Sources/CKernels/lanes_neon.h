@@ -93,6 +93,7 @@ LANES u32v quotient(u32v x, u32v frequency) {
 }
 
 LANES f32v load_floats(const float *from) { return vld1q_f32(from); }
+LANES f32v splat_float(float x) { return vdupq_n_f32(x); }
 LANES f32v add(f32v a, f32v b) { return vaddq_f32(a, b); }
 LANES f32v subtract(f32v a, f32v b) { return vsubq_f32(a, b); }
 LANES f32v multiply(f32v a, f32v b) { return vmulq_f32(a, b); }

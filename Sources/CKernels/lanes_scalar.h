@@ -64,6 +64,7 @@ LANES u32v spill(u32v x, u32v frequency, uint16_t **end) {
 LANES u32v quotient(u32v x, u32v frequency) { return x / frequency; }
 
 LANES f32v load_floats(const float *from) { return *from; }
+LANES f32v splat_float(float x) { return x; }
 LANES f32v add(f32v a, f32v b) { return a + b; }
 LANES f32v subtract(f32v a, f32v b) { return a - b; }
 LANES f32v multiply(f32v a, f32v b) { return a * b; }

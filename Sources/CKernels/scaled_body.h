@@ -55,13 +55,20 @@ LANES void prefetch_row(const uint8_t *from, ptrdiff_t row_stride) {
     __builtin_prefetch((const void *)((uintptr_t)from + 4 * (uintptr_t)row_stride));
 }
 
-/// Symbols of one vector of columns in one row; `position` is that of its first column.
-LANES u32v quantise_vector(
-    f32v x, const ckernels_scaled_columns *columns, uint32_t column, uint32_t position,
-    struct escape_list *escapes) {
-    f32v scaled = multiply(
+/// One vector of columns in one row, in steps from their means.
+LANES f32v in_steps(f32v x, const ckernels_scaled_columns *columns, uint32_t column) {
+    return multiply(
         subtract(x, load_floats(columns->means + column)),
         load_floats(columns->scales + column));
+}
+
+/// Symbols of one vector of columns in one row; `position` is that of its first column, `factor`
+/// that of the row or NULL.
+LANES u32v quantise_vector(
+    f32v x, const ckernels_scaled_columns *columns, uint32_t column, uint32_t position,
+    const float *factor, struct escape_list *escapes) {
+    f32v scaled = in_steps(x, columns, column);
+    if (factor != NULL) scaled = multiply(scaled, splat_float(*factor));
     u32v symbol = rounded(scaled);
     uint32_t mask = outside(
         symbol, load_words((const uint32_t *)columns->lowest + column),
@@ -86,6 +93,8 @@ LANES u32v quantise_vector(
 struct head_view {
     uint8_t *start;
     ptrdiff_t row_stride;
+    /// Of the rows from `row` on; NULL: none.
+    const float *factors;
     uint32_t row;
     uint32_t first_column;
     uint32_t half;
@@ -100,6 +109,7 @@ LANES struct head_view view_head(
         .start = tensor->start + (ptrdiff_t)head * tensor->head_stride
             + (ptrdiff_t)row * tensor->row_stride,
         .row_stride = tensor->row_stride,
+        .factors = columns->factors == NULL ? NULL : columns->factors + row,
         .row = row,
         .first_column = head * tensor->head_width,
         .half = columns->rotated_width / 2,
@@ -108,10 +118,16 @@ LANES struct head_view view_head(
     };
 }
 
+/// Where a row's factor stands; NULL without factors, which a constant says: the compiler then
+/// leaves out what they cost.
+LANES const float *row_factor(const struct head_view *view, uint32_t r, int has_factors) {
+    return has_factors ? view->factors + r : NULL;
+}
+
 /// Quantises the channels from `low` to `high`, which are not rotated.
 LANES void quantise_plain(
     const struct head_view *view, const ckernels_scaled_columns *columns, uint32_t low,
-    uint32_t high, uint32_t rows, uint32_t element, uint32_t *packed,
+    uint32_t high, uint32_t rows, uint32_t element, int has_factors, uint32_t *packed,
     struct escape_list *escapes) {
     for (uint32_t i = low; i < high; i += WIDTH) {
         u32v symbols = splat(0);
@@ -121,38 +137,52 @@ LANES void quantise_plain(
             uint32_t position = (view->row + r) * view->column_count + column;
             prefetch_row(from + (size_t)i * element_size(element), view->row_stride);
             u32v symbol = quantise_vector(
-                load_element(from, element, i), columns, column, position, escapes);
+                load_element(from, element, i), columns, column, position,
+                row_factor(view, r, has_factors), escapes);
             symbols = either(symbols, left(symbol, (int)(8 * r)));
         }
         store_words(packed + column, symbols);
     }
 }
 
+/// Loads the pairs of channels from `i` on in the row at `from`, `row` of the tensor, and turns
+/// them back.
+LANES void load_unrotated(
+    const struct head_view *view, const ckernels_scaled_columns *columns, const uint8_t *from,
+    uint32_t row, uint32_t i, uint32_t element, int is_interleaved, f32v *x, f32v *y) {
+    uint32_t half = view->half, base = view->rotated_from;
+    uint32_t left_channel = base + (is_interleaved ? 2 * i : i);
+    uint32_t right_channel = base + (is_interleaved ? 2 * i + WIDTH : half + i);
+    f32v a = load_element(from, element, left_channel);
+    f32v b = load_element(from, element, right_channel);
+    prefetch_row(from + left_channel * element_size(element), view->row_stride);
+    prefetch_row(from + right_channel * element_size(element), view->row_stride);
+    if (is_interleaved) unzip(&a, &b);
+    f32v cosine = load_floats(columns->cosines + (size_t)row * half + i);
+    f32v sine = load_floats(columns->sines + (size_t)row * half + i);
+    *x = add(multiply(a, cosine), multiply(b, sine));
+    *y = subtract(multiply(b, cosine), multiply(a, sine));
+}
+
 /// Turns the rotated channels back and quantises them.
 LANES void quantise_rotated(
     const struct head_view *view, const ckernels_scaled_columns *columns, uint32_t rows,
-    uint32_t element, int is_interleaved, uint32_t *packed, struct escape_list *escapes) {
+    uint32_t element, int is_interleaved, int has_factors, uint32_t *packed,
+    struct escape_list *escapes) {
     uint32_t half = view->half, base = view->rotated_from;
     for (uint32_t i = 0; i < half; i += WIDTH) {
         u32v left_symbols = splat(0), right_symbols = splat(0);
         uint32_t column = view->first_column + base + i;
         const uint8_t *from = view->start;
         for (uint32_t r = 0; r < rows; r++, from += view->row_stride) {
-            uint32_t left_channel = base + (is_interleaved ? 2 * i : i);
-            uint32_t right_channel = base + (is_interleaved ? 2 * i + WIDTH : half + i);
-            f32v a = load_element(from, element, left_channel);
-            f32v b = load_element(from, element, right_channel);
-            prefetch_row(from + left_channel * element_size(element), view->row_stride);
-            prefetch_row(from + right_channel * element_size(element), view->row_stride);
-            if (is_interleaved) unzip(&a, &b);
-            f32v cosine = load_floats(columns->cosines + (size_t)(view->row + r) * half + i);
-            f32v sine = load_floats(columns->sines + (size_t)(view->row + r) * half + i);
-            f32v x = add(multiply(a, cosine), multiply(b, sine));
-            f32v y = subtract(multiply(b, cosine), multiply(a, sine));
+            f32v x, y;
+            load_unrotated(
+                view, columns, from, view->row + r, i, element, is_interleaved, &x, &y);
             uint32_t position = (view->row + r) * view->column_count + column;
-            u32v symbol = quantise_vector(x, columns, column, position, escapes);
+            const float *factor = row_factor(view, r, has_factors);
+            u32v symbol = quantise_vector(x, columns, column, position, factor, escapes);
             left_symbols = either(left_symbols, left(symbol, (int)(8 * r)));
-            symbol = quantise_vector(y, columns, column + half, position + half, escapes);
+            symbol = quantise_vector(y, columns, column + half, position + half, factor, escapes);
             right_symbols = either(right_symbols, left(symbol, (int)(8 * r)));
         }
         store_words(packed + column, left_symbols);
@@ -163,15 +193,16 @@ LANES void quantise_rotated(
 /// Quantises four rows (or fewer, the tensor's last) of one head.
 LANES void quantise_head(
     const ckernels_tensor *tensor, const ckernels_scaled_columns *columns, uint32_t row,
-    uint32_t head, uint32_t element, int is_interleaved, uint32_t *packed,
+    uint32_t head, uint32_t element, int is_interleaved, int has_factors, uint32_t *packed,
     struct escape_list *escapes) {
     struct head_view view = view_head(tensor, columns, row, head);
     uint32_t rows = tensor->row_count - row < 4 ? tensor->row_count - row : 4;
     uint32_t low = view.rotated_from, high = low + 2 * view.half;
-    quantise_plain(&view, columns, 0, low, rows, element, packed, escapes);
-    quantise_rotated(&view, columns, rows, element, is_interleaved, packed, escapes);
+    quantise_plain(&view, columns, 0, low, rows, element, has_factors, packed, escapes);
+    quantise_rotated(
+        &view, columns, rows, element, is_interleaved, has_factors, packed, escapes);
     quantise_plain(
-        &view, columns, high, tensor->head_width, rows, element, packed, escapes);
+        &view, columns, high, tensor->head_width, rows, element, has_factors, packed, escapes);
 }
 
 KERNEL int64_t quantise(
@@ -182,7 +213,9 @@ KERNEL int64_t quantise(
     for (uint32_t row = 0; row < tensor->row_count; row += 4, packed += columns->pitch) {
         for (uint32_t head = 0; head < tensor->head_count; head++) {
 #define QUANTISE(element, pairing) \
-    quantise_head(tensor, columns, row, head, element, pairing, packed, &escapes)
+    (columns->factors == NULL \
+         ? quantise_head(tensor, columns, row, head, element, pairing, 0, packed, &escapes) \
+         : quantise_head(tensor, columns, row, head, element, pairing, 1, packed, &escapes))
             if (is_interleaved) {
                 QUANTISE(tensor->element, 1);
             } else if (tensor->element == CKERNELS_FLOAT16) {
@@ -199,6 +232,88 @@ KERNEL int64_t quantise(
     return (int64_t)escapes.count;
 }
 
+/// Sums are kept apart by column modulo this number, so that every width adds in one order.
+#define SUM_COUNT 16
+#define SUM_VECTORS (SUM_COUNT / WIDTH)
+
+LANES void add_square(f32v *sum, f32v steps) { *sum = add(*sum, multiply(steps, steps)); }
+
+/// Adds the squares of one row of one head, whose channels from `low` to `high` are not rotated.
+LANES void add_plain_squares(
+    const struct head_view *view, const ckernels_scaled_columns *columns, uint32_t low,
+    uint32_t high, uint32_t element, f32v sums[SUM_VECTORS]) {
+    for (uint32_t i = low; i < high; i += SUM_COUNT) {
+        UNROLLED
+        for (uint32_t v = 0; v < SUM_VECTORS; v++) {
+            uint32_t channel = i + v * WIDTH;
+            if (channel >= high) break;
+            f32v x = load_element(view->start, element, channel);
+            add_square(&sums[v], in_steps(x, columns, view->first_column + channel));
+        }
+    }
+}
+
+/// Adds the squares of the rotated channels of one row of one head.
+LANES void add_rotated_squares(
+    const struct head_view *view, const ckernels_scaled_columns *columns, uint32_t element,
+    int is_interleaved, f32v sums[SUM_VECTORS]) {
+    uint32_t half = view->half, first = view->first_column + view->rotated_from;
+    for (uint32_t i = 0; i < half; i += SUM_COUNT) {
+        UNROLLED
+        for (uint32_t v = 0; v < SUM_VECTORS; v++) {
+            uint32_t pair = i + v * WIDTH;
+            if (pair >= half) break;
+            f32v x, y;
+            load_unrotated(
+                view, columns, view->start, view->row, pair, element, is_interleaved, &x, &y);
+            add_square(&sums[v], in_steps(x, columns, first + pair));
+            add_square(&sums[v], in_steps(y, columns, first + half + pair));
+        }
+    }
+}
+
+/// The sum of the squares of one row.
+LANES float row_squares(
+    const ckernels_tensor *tensor, const ckernels_scaled_columns *columns, uint32_t row,
+    uint32_t element, int is_interleaved) {
+    f32v sums[SUM_VECTORS];
+    UNROLLED
+    for (int v = 0; v < SUM_VECTORS; v++) sums[v] = splat_float(0);
+    for (uint32_t head = 0; head < tensor->head_count; head++) {
+        struct head_view view = view_head(tensor, columns, row, head);
+        uint32_t low = view.rotated_from, high = low + 2 * view.half;
+        add_plain_squares(&view, columns, 0, low, element, sums);
+        add_rotated_squares(&view, columns, element, is_interleaved, sums);
+        add_plain_squares(&view, columns, high, tensor->head_width, element, sums);
+    }
+    float parts[SUM_COUNT], sum = 0;
+    UNROLLED
+    for (int v = 0; v < SUM_VECTORS; v++) store_single(parts + v * WIDTH, sums[v]);
+    for (int i = 0; i < SUM_COUNT; i++) sum += parts[i];
+    return sum;
+}
+
+KERNEL void squares(
+    const ckernels_tensor *tensor, const ckernels_scaled_columns *columns, float *sums) {
+    int is_interleaved = columns->is_interleaved != 0;
+    for (uint32_t row = 0; row < tensor->row_count; row++) {
+        if (is_interleaved) {
+            sums[row] = row_squares(tensor, columns, row, tensor->element, 1);
+        } else if (tensor->element == CKERNELS_FLOAT16) {
+            sums[row] = row_squares(tensor, columns, row, CKERNELS_FLOAT16, 0);
+        } else if (tensor->element == CKERNELS_BFLOAT16) {
+            sums[row] = row_squares(tensor, columns, row, CKERNELS_BFLOAT16, 0);
+        } else {
+            sums[row] = row_squares(tensor, columns, row, CKERNELS_FLOAT32, 0);
+        }
+    }
+}
+
+/// Steps of a row: those of the columns, times its factor where there is one.
+LANES f32v row_step(const struct head_view *view, uint32_t r, int has_factors, f32v step) {
+    return has_factors ? multiply(step, splat_float(view->factors[r])) : step;
+}
+
 /// Symbol `r` of each lane times step plus mean.
 LANES f32v scaled(u32v symbols, uint32_t r, f32v step, f32v mean) {
     u32v symbol = signed_right(left(symbols, (int)(24 - 8 * r)), 24);
@@ -208,7 +323,7 @@ LANES f32v scaled(u32v symbols, uint32_t r, f32v step, f32v mean) {
 /// Restores the channels from `low` to `high`, which are not rotated.
 LANES void restore_plain(
     const struct head_view *view, const ckernels_scaled_columns *columns, uint32_t low,
-    uint32_t high, uint32_t rows, uint32_t element, const uint32_t *packed) {
+    uint32_t high, uint32_t rows, uint32_t element, int has_factors, const uint32_t *packed) {
     for (uint32_t i = low; i < high; i += WIDTH) {
         uint32_t column = view->first_column + i;
         u32v symbols = gather(packed, load_words(columns->positions + column));
@@ -217,7 +332,8 @@ LANES void restore_plain(
         uint8_t *to = view->start;
         UNROLL_ROWS
         for (uint32_t r = 0; r < rows; r++, to += view->row_stride) {
-            store_element(to, element, i, scaled(symbols, r, step, mean));
+            f32v own = row_step(view, r, has_factors, step);
+            store_element(to, element, i, scaled(symbols, r, own, mean));
         }
     }
 }
@@ -225,7 +341,7 @@ LANES void restore_plain(
 /// Restores and turns the rotated channels.
 LANES void restore_rotated(
     const struct head_view *view, const ckernels_scaled_columns *columns, uint32_t rows,
-    uint32_t element, int is_interleaved, const uint32_t *packed) {
+    uint32_t element, int is_interleaved, int has_factors, const uint32_t *packed) {
     uint32_t half = view->half, base = view->rotated_from;
     for (uint32_t i = 0; i < half; i += WIDTH) {
         uint32_t column = view->first_column + base + i;
@@ -240,8 +356,10 @@ LANES void restore_rotated(
         uint8_t *to = view->start;
         UNROLL_ROWS
         for (uint32_t r = 0; r < rows; r++, to += view->row_stride) {
-            f32v x = scaled(left_symbols, r, left_step, left_mean);
-            f32v y = scaled(right_symbols, r, right_step, right_mean);
+            f32v x = scaled(
+                left_symbols, r, row_step(view, r, has_factors, left_step), left_mean);
+            f32v y = scaled(
+                right_symbols, r, row_step(view, r, has_factors, right_step), right_mean);
             f32v cosine = load_floats(cosines + (size_t)r * half);
             f32v sine = load_floats(sines + (size_t)r * half);
             f32v a = subtract(multiply(x, cosine), multiply(y, sine));
@@ -256,12 +374,14 @@ LANES void restore_rotated(
 /// Restores `rows` rows of one head.
 LANES void restore_head(
     const ckernels_tensor *tensor, const ckernels_scaled_columns *columns, uint32_t row,
-    uint32_t head, uint32_t element, int is_interleaved, uint32_t rows, const uint32_t *packed) {
+    uint32_t head, uint32_t element, int is_interleaved, int has_factors, uint32_t rows,
+    const uint32_t *packed) {
     struct head_view view = view_head(tensor, columns, row, head);
     uint32_t low = view.rotated_from, high = low + 2 * view.half;
-    restore_plain(&view, columns, 0, low, rows, element, packed);
-    restore_rotated(&view, columns, rows, element, is_interleaved, packed);
-    restore_plain(&view, columns, high, tensor->head_width, rows, element, packed);
+    restore_plain(&view, columns, 0, low, rows, element, has_factors, packed);
+    restore_rotated(&view, columns, rows, element, is_interleaved, has_factors, packed);
+    restore_plain(
+        &view, columns, high, tensor->head_width, rows, element, has_factors, packed);
 }
 
 /// Symbols of `rows` rows of one head as they are, in natural order of channels.
@@ -289,7 +409,9 @@ KERNEL void restore(
         uint32_t rows = tensor->row_count - row < 4 ? tensor->row_count - row : 4;
         for (uint32_t head = 0; head < tensor->head_count; head++) {
 #define RESTORE(element, pairing, rows) \
-    restore_head(tensor, columns, row, head, element, pairing, rows, packed)
+    (columns->factors == NULL \
+         ? restore_head(tensor, columns, row, head, element, pairing, 0, rows, packed) \
+         : restore_head(tensor, columns, row, head, element, pairing, 1, rows, packed))
             if (tensor->element == CKERNELS_INT8) {
                 struct head_view view = view_head(tensor, columns, row, head);
                 copy_symbols(&view, columns, tensor->head_width, rows, packed);

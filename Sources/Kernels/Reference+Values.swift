@@ -21,6 +21,8 @@ extension KernelReference {
         /// [row][pair]
         package let cosines: [[Float]]
         package let sines: [[Float]]
+        /// [row]: what multiplies its steps; empty: 1.
+        package var factors: [Float] = []
 
         package init(
             _ columns: [ScaledColumns.Column], tables: [SymbolTable], headWidth: Int,
@@ -45,6 +47,36 @@ extension KernelReference {
             }
         }
 
+        /// A row as it was before it turned.
+        fileprivate func turnedBack(_ row: [Float], row index: Int) -> [Float] {
+            var values = row
+            for (left, right, pair) in pairs {
+                let (x, y) = (values[left], values[right])
+                let (cosine, sine) = (cosines[index][pair], sines[index][pair])
+                let (xc, ys, yc, xs) = (x * cosine, y * sine, y * cosine, x * sine)
+                values[left] = xc + ys
+                values[right] = yc - xs
+            }
+            return values
+        }
+
+        /// The columns in the order in which squares are added, and to which of sixteen sums: head
+        /// by head those before the channels that turn, the pairs, and those behind.
+        fileprivate func summingOrder(_ columnCount: Int) -> [(column: Int, sum: Int)] {
+            let (low, high) = (rotated.first, rotated.first + 2 * rotated.pairCount)
+            let (step, distance) = rotated.isInterleaved ? (2, 1) : (1, rotated.pairCount)
+            var order: [(column: Int, sum: Int)] = []
+            for head in stride(from: 0, to: columnCount, by: headWidth) {
+                order += (0..<low).map { (head + $0, $0 % 16) }
+                for pair in 0..<rotated.pairCount {
+                    let left = head + low + step * pair
+                    order += [(left, pair % 16), (left + distance, pair % 16)]
+                }
+                order += (high..<headWidth).map { (head + $0, ($0 - high) % 16) }
+            }
+            return order
+        }
+
         fileprivate func knows(_ symbol: Int, _ column: Int) -> Bool {
             tables[columns[column].table].symbols?.contains(symbol) ?? false
         }
@@ -55,17 +87,11 @@ extension KernelReference {
     package static func quantise(_ rows: [[Float]], _ cells: Cells) -> Symbols? {
         var found = Symbols(rows: [], escapes: [:])
         for (row, values) in rows.enumerated() {
-            var values = values
-            for (left, right, pair) in cells.pairs {
-                let (x, y) = (values[left], values[right])
-                let (cosine, sine) = (cells.cosines[row][pair], cells.sines[row][pair])
-                let (xc, ys, yc, xs) = (x * cosine, y * sine, y * cosine, x * sine)
-                values[left] = xc + ys
-                values[right] = yc - xs
-            }
+            let values = cells.turnedBack(values, row: row)
             var symbols: [Int8] = []
             for (column, cell) in cells.columns.enumerated() {
-                let scaled = (values[column] - cell.mean) * (1 / cell.step)
+                var scaled = (values[column] - cell.mean) * (1 / cell.step)
+                if !cells.factors.isEmpty { scaled *= 1 / cells.factors[row] }
                 guard scaled.magnitude < 0x1p24 else { return nil }
                 let symbol = Int(scaled.rounded(.toNearestOrEven))
                 if cells.knows(symbol, column) {
@@ -80,13 +106,31 @@ extension KernelReference {
         return found
     }
 
+    /// Of each row the sum of the squares of its values, in steps from their means and turned back:
+    /// sixteen sums by place, one after the other.
+    package static func squares(_ rows: [[Float]], _ cells: Cells) -> [Float] {
+        rows.enumerated().map { row, values in
+            let values = cells.turnedBack(values, row: row)
+            var sums = [Float](repeating: 0, count: 16)
+            for place in cells.summingOrder(values.count) {
+                let cell = cells.columns[place.column]
+                let steps = (values[place.column] - cell.mean) * (1 / cell.step)
+                let square = steps * steps
+                sums[place.sum] += square
+            }
+            return sums.reduce(0, +)
+        }
+    }
+
     /// The floats that symbols stand for, before they are rounded to a type of 16 bits.
     package static func restore(_ symbols: Symbols, _ cells: Cells) -> [[Float]] {
         symbols.rows.enumerated().map { row, coded in
             var values = coded.enumerated().map { column, symbol in
                 let listed = symbols.escapes[row * coded.count + column]
                 let whole = symbol == SymbolTable.escape ? listed ?? Int(symbol) : Int(symbol)
-                let product = Float(whole) * cells.columns[column].step
+                var step = cells.columns[column].step
+                if !cells.factors.isEmpty { step *= cells.factors[row] }
+                let product = Float(whole) * step
                 return product + cells.columns[column].mean
             }
             for (left, right, pair) in cells.pairs {

@@ -128,18 +128,20 @@ package final class ScaledColumns: Sendable {
     }
 
     /// Turns K back, where it is rotated, and quantises it into packed symbols, and lists escapes
-    /// by place in `escapes`, as many as have room.
+    /// by place in `escapes`, as many as have room. `inverseFactors`: of each row a `Float`, one
+    /// over what multiplies its steps; nil: 1.
     ///
     /// The number of escapes; nil when there are too many, or a value is not finite or 2^24 steps
     /// or more from its mean.
     package func quantise(
-        _ tensor: TensorView, angles: Angles? = nil, into packed: PinnedBytes,
-        escapes: PinnedBytes, width: KernelWidth = .widest
+        _ tensor: TensorView, angles: Angles? = nil, inverseFactors: PinnedBytes? = nil,
+        into packed: PinnedBytes, escapes: PinnedBytes, width: KernelWidth = .widest
     ) -> Int? {
-        check(tensor, angles, packed)
+        check(tensor, angles, inverseFactors)
+        invariant(hasRoom(packed, for: tensor), "symbols of all rows")
         invariant(tensor.shape.element.byteCount > 1, "a type that kernels read")
         let limit = escapes.count / EscapeList.entryByteCount
-        let count = unsafe withScaled(angles, scales: inverseSteps) { scaled in
+        let count = unsafe withScaled(angles, inverseFactors, scales: inverseSteps) { scaled in
             unsafe tensor.withTensor { tensor in
                 // SAFETY: `check` has compared all counts; escapes have room for `limit`.
                 unsafe ckernels_scaled_quantise(
@@ -154,15 +156,35 @@ package final class ScaledColumns: Sendable {
         return Int(count)
     }
 
+    /// Turns K back, where it is rotated, and writes for each row the sum of the squares of its
+    /// values, in steps from their means, to `sums`: a `Float` each.
+    package func squares(
+        _ tensor: TensorView, angles: Angles? = nil, into sums: PinnedBytes,
+        width: KernelWidth = .widest
+    ) {
+        check(tensor, angles, sums)
+        invariant(tensor.shape.element.byteCount > 1, "a type that kernels read")
+        unsafe withScaled(angles, nil, scales: inverseSteps) { scaled in
+            unsafe tensor.withTensor { tensor in
+                // SAFETY: `check` has compared all counts, that of the sums too.
+                unsafe ckernels_scaled_squares(
+                    width.rawValue, tensor, scaled, sums.start.assumingMemoryBound(to: Float.self))
+            }
+        }
+    }
+
     /// Writes the tensor that packed symbols in coding order stand for, and then the values of the
-    /// first `escapeCount` entries of `escapes`, whose order it may change.
+    /// first `escapeCount` entries of `escapes`, whose order it may change. `factors`: of each row
+    /// a `Float`, what multiplies its steps; nil: 1.
     ///
     /// False when the list does not name escapes by rising place.
     package func restore(
-        _ packed: PinnedBytes, angles: Angles? = nil, escapes: PinnedBytes, escapeCount: Int,
-        into tensor: TensorView, width: KernelWidth = .widest
+        _ packed: PinnedBytes, angles: Angles? = nil, factors: PinnedBytes? = nil,
+        escapes: PinnedBytes, escapeCount: Int, into tensor: TensorView,
+        width: KernelWidth = .widest
     ) -> Bool {
-        check(tensor, angles, packed)
+        check(tensor, angles, factors)
+        invariant(hasRoom(packed, for: tensor), "symbols of all rows")
         invariant(tensor.shape.element != .float8, "a type that kernels write")
         invariant(
             escapes.count >= escapeCount * EscapeList.entryByteCount, "all listed escapes")
@@ -171,7 +193,7 @@ package final class ScaledColumns: Sendable {
             rename(escapes, count: escapeCount, rotated.workChannel(of:))
             EscapeList.sort(escapes, count: escapeCount)
         }
-        return unsafe withScaled(angles, scales: steps) { scaled in
+        return unsafe withScaled(angles, factors, scales: steps) { scaled in
             unsafe tensor.withTensor { tensor in
                 // SAFETY: `check` has compared all counts; the patch checks the list.
                 let symbols = unsafe packed.start.assumingMemoryBound(to: UInt32.self)
@@ -183,7 +205,12 @@ package final class ScaledColumns: Sendable {
         }
     }
 
-    private func check(_ tensor: TensorView, _ angles: Angles?, _ packed: PinnedBytes) {
+    private func hasRoom(_ packed: PinnedBytes, for tensor: TensorView) -> Bool {
+        packed.count >= coded.packedByteCount(rowCount: tensor.shape.rowCount)
+    }
+
+    /// `rowNumbers`: a `Float` for each row, where there are any.
+    private func check(_ tensor: TensorView, _ angles: Angles?, _ rowNumbers: PinnedBytes?) {
         let rows = tensor.shape.rowCount
         let angleByteCount = 4 * rows * rotated.pairCount
         invariant(
@@ -193,12 +220,12 @@ package final class ScaledColumns: Sendable {
             rotated.pairCount == 0
                 || angles.map { min($0.cosines.count, $0.sines.count) } ?? 0 >= angleByteCount,
             "angles of all rows")
-        invariant(packed.count >= coded.packedByteCount(rowCount: rows), "symbols of all rows")
+        invariant(rowNumbers.map { $0.count >= 4 * rows } ?? true, "a number for each row")
     }
 
     /// Runs `body` with the columns as C knows them.
     private func withScaled<Result>(
-        _ angles: Angles?, scales: [Float],
+        _ angles: Angles?, _ factors: PinnedBytes?, scales: [Float],
         _ body: (UnsafePointer<ckernels_scaled_columns>) -> Result
     ) -> Result {
         // SAFETY: the arrays outlive the call, and kernels keep no pointer.
@@ -216,6 +243,7 @@ package final class ScaledColumns: Sendable {
                                 is_interleaved: rotated.isInterleaved ? 1 : 0,
                                 cosines: angles?.cosines.start.assumingMemoryBound(to: Float.self),
                                 sines: angles?.sines.start.assumingMemoryBound(to: Float.self),
+                                factors: factors?.start.assumingMemoryBound(to: Float.self),
                                 pitch: UInt32(coded.pitch))
                             return unsafe withUnsafePointer(to: &scaled) { unsafe body($0) }
                         }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Glibc
 import KVCore
 import Kernels
 import Testing
@@ -19,15 +20,21 @@ private func turning(_ index: Int, type: String) throws -> KVLayout {
 
     @Test(arguments: engineLayouts.indices, ["float16", "bfloat16", "float32"])
     func `keeps every value within half its step`(engine: Int, type: String) throws {
+        for kinds: Set<KVKind> in [[], [.values], [.keys, .values]] {
+            try keepsValues(engine: engine, type: type, rowCodes: kinds)
+        }
+    }
+
+    private func keepsValues(engine: Int, type: String, rowCodes: Set<KVKind>) throws {
         let layout = try turning(engine, type: type)
         // A stream's states alone have 256 bytes: smaller sections are left to other methods.
         let tokenCount = 48
-        let learnt = payload(of: layout, tokenCount: tokenCount, seed: 3)
+        let learnt = rows(of: layout, tokenCount: tokenCount, areUneven: !rowCodes.isEmpty)
         let profile = try ProfileSample(
-            layout, learntFrom: learnt.bytes, tokenCount: tokenCount
+            layout, learntFrom: learnt.bytes, tokenCount: tokenCount, rowCodes: rowCodes
         ).profile()
         for first in [UInt32(0), 1, 4_000] {
-            let payload = payload(of: layout, tokenCount: tokenCount, seed: 3)
+            let payload = rows(of: layout, tokenCount: tokenCount, areUneven: !rowCodes.isEmpty)
             for level in [Level.standard, .coarse] {
                 let plan = EncodingPlan(
                     level: level, layout: layout, firstPosition: first, profile: profile)
@@ -41,16 +48,51 @@ private func turning(_ index: Int, type: String) throws -> KVLayout {
                 }
                 let back = try decoded(container, workspace, profile)
                 let exact = first == 0 ? 4 : first == 1 ? 3 : 0
-                check(layout, tokenCount, payload, back, level, exactRowCount: exact)
+                let factors = try factors(reader, rowCodes, tokenCount - exact)
+                check(layout, tokenCount, payload, back, level, factors)
             }
         }
         withExtendedLifetime(learnt) {}
     }
 
-    /// Steps are those of `ProfileSample`; values that turn have the error of their pair.
+    /// Values whose rows are larger and smaller by turns, or all alike.
+    private func rows(of layout: KVLayout, tokenCount: Int, areUneven: Bool) -> OwnedBytes {
+        payload(of: layout, tokenCount: tokenCount, seed: 3) { values, kind, _ in
+            guard areUneven else { return }
+            for index in values.indices {
+                values[index] *= exp2(Float(index / layout.columnCount(kind) % 5 - 3))
+            }
+        }
+    }
+
+    /// Of each kind, layer and coded row: what its code multiplies steps by.
+    private func factors(
+        _ reader: ContainerReader, _ kinds: Set<KVKind>, _ rowCount: Int
+    ) throws -> [KVKind: [[Float]]] {
+        let layout = try #require(reader.layout)
+        let read = RowCodes()
+        var found: [KVKind: [[Float]]] = [:]
+        for kind in layout.kinds {
+            found[kind] = try (0..<layout.layerCount).map { layer in
+                guard kinds.contains(kind) else { return Array(repeating: 1, count: rowCount) }
+                let section = try reader.section(reader.index(layer: layer, kind))
+                let escapes = 8 * Int(section.load(UInt32.self, at: 4))
+                let codes = section.dropFirst(section.count - escapes - (rowCount + 1) / 2)
+                try read.read(codes.prefix((rowCount + 1) / 2), rowCount: rowCount)
+                let factors = (0..<rowCount).map { read.factor($0) }
+                // Rows of every size were given, so that steps of every size must be there.
+                #expect((factors.max() ?? 0) >= 4 * (factors.min() ?? 1))
+                return factors
+            }
+        }
+        return found
+    }
+
+    /// Steps are those of `ProfileSample` times the row's factor; values that turn have the error
+    /// of their pair.
     private func check(
         _ layout: KVLayout, _ tokenCount: Int, _ payload: OwnedBytes, _ back: OwnedBytes,
-        _ level: Level, exactRowCount: Int
+        _ level: Level, _ factors: [KVKind: [[Float]]]
     ) {
         let unit: Float =
             switch layout.type {
@@ -62,6 +104,8 @@ private func turning(_ index: Int, type: String) throws -> KVLayout {
         for kind in layout.kinds {
             let count = layout.columnCount(kind)
             for layer in 0..<layout.layerCount {
+                let factors = factors[kind]?[layer] ?? []
+                let exactRowCount = tokenCount - factors.count
                 let before = values(layer: layer, kind, of: layout, tokenCount, in: payload.bytes)
                 let after = values(layer: layer, kind, of: layout, tokenCount, in: back.bytes)
                 for index in before.indices {
@@ -71,7 +115,9 @@ private func turning(_ index: Int, type: String) throws -> KVLayout {
                         continue
                     }
                     // The largest step, for both of a pair.
-                    let half = ProfileSample.step * 3 / 2 * (level == .coarse ? 2 : 1)
+                    let half =
+                        ProfileSample.step * 3 / 2 * (level == .coarse ? 2 : 1)
+                        * factors[index / count - exactRowCount]
                     let bound = half * (kind == .keys ? 1.4143 : 1)
                     let rounding = (abs(before[index]) + bound) * unit + 0x1p-18
                     #expect(error <= bound + rounding, "layer \(layer), value \(index)")

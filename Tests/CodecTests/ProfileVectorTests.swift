@@ -24,13 +24,15 @@ import Testing
     }
 
     /// Those of modes that are not read yet: they are refused.
-    private let unread = ["predicted: two groups", "scalar: embedded"]
+    private func isUnread(_ vector: ContainerVector) -> Bool {
+        ["predicted: ", "scalar: embedded"].contains { vector.name.hasPrefix($0) }
+    }
 
     @Test func `is decoded to its payload`() throws {
         let vectors = try ContainerVector.all("good-profile")
-        #expect(vectors.count >= 11)
+        #expect(vectors.count >= 17)
         for vector in vectors {
-            if unread.contains(vector.name) {
+            if isUnread(vector) {
                 #expect(throws: CodecFault.self, "\(vector.name)") { try decoded(vector) }
                 continue
             }
@@ -42,7 +44,7 @@ import Testing
 
     @Test func `has the fault that it should have`() throws {
         let vectors = try ContainerVector.all("bad").filter { $0.profile != nil }
-        #expect(vectors.count >= 17)
+        #expect(vectors.count >= 26)
         for vector in vectors {
             do {
                 _ = try decoded(vector)

@@ -13,12 +13,17 @@ struct ProfileSample {
     let layout: KVLayout
     var entries: [(item: UInt8, layer: Int, kind: UInt8, content: [UInt8])] = []
 
-    init(_ layout: KVLayout, learntFrom payload: PinnedBytes, tokenCount: Int) {
+    /// `rowCodes`: of which kinds rows have codes.
+    init(
+        _ layout: KVLayout, learntFrom payload: PinnedBytes, tokenCount: Int,
+        rowCodes: Set<KVKind> = []
+    ) {
         self.layout = layout
         let turns = layout.rotation != nil
+        let flags = rowCodes.reduce(UInt8(turns ? 1 : 0)) { $0 | 4 << $1.rawValue }
         add(0, Array("kvstore_layout=1\nlayers=\(layout.layerCount)\n".utf8))
         if let rule = layout.rotation { add(1, Self.bytes(rule, layout)) }
-        add(2, Self.level(4, turns, step: 1, shift: 0) + Self.level(5, turns, step: 2, shift: -1))
+        add(2, Self.level(4, flags, step: 1, shift: 0) + Self.level(5, flags, step: 2, shift: -1))
         let tables = [0.5, 1, 2, 4, 8, 16, 32].map(Self.bell)
         add(3, tables.flatMap { Self.bytes($0) })
         add(5, [2.0, 6, 20].flatMap { Self.bytes(Self.bell($0)) })
@@ -104,8 +109,10 @@ struct ProfileSample {
         return memory.bytes.prefix(bytes.count).withBytes(Checksum.short)
     }
 
-    private static func level(_ number: UInt8, _ turns: Bool, step: Float, shift: Int8) -> [UInt8] {
-        [number, 4, turns ? 1 : 0, 0] + bytes(step.bitPattern)
+    private static func level(
+        _ number: UInt8, _ flags: UInt8, step: Float, shift: Int8
+    ) -> [UInt8] {
+        [number, 4, flags, 0] + bytes(step.bitPattern)
             + [UInt8(bitPattern: shift)] + Array(repeating: 0, count: 23)
     }
 

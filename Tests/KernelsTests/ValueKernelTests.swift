@@ -32,8 +32,10 @@ import Testing
 
     /// Random columns, and values around them with some far away.
     struct Sample {
-        let cells: KernelReference.Cells
+        var cells: KernelReference.Cells
         let columns: ScaledColumns
+        /// Of the rows, and one over them; nil: none.
+        var factors: (own: OwnedBytes, inverse: OwnedBytes)?
         let tensor: OwnedBytes
         let view: TensorView
         let angles: (cosines: OwnedBytes, sines: OwnedBytes)
@@ -75,6 +77,17 @@ import Testing
                     store(cell.mean + spread * generator.normal(), row: row, column: column)
                 }
             }
+        }
+
+        /// Gives rows factors between a quarter and four.
+        mutating func setFactors(seed: UInt64) {
+            var generator = SeededGenerator(seed)
+            cells.factors = (0..<view.shape.rowCount).map { _ in
+                exp2(Float.random(in: -2...2, using: &generator))
+            }
+            factors = (
+                Self.floats([cells.factors]), Self.floats([cells.factors.map { 1 / $0 }])
+            )
         }
 
         var angleBytes: ScaledColumns.Angles {
@@ -124,8 +137,9 @@ import Testing
                 count: columns.coded.packedByteCount(rowCount: view.shape.rowCount))
             let escapes = OwnedBytes(count: 8 * escapeCountMax)
             let count = columns.quantise(
-                view, angles: angleBytes, into: packed.bytes, escapes: escapes.bytes, width: width)
-            withExtendedLifetime((tensor, angles)) {}
+                view, angles: angleBytes, inverseFactors: factors?.inverse.bytes,
+                into: packed.bytes, escapes: escapes.bytes, width: width)
+            withExtendedLifetime((tensor, angles, factors)) {}
             return count.map { (packed, escapes, $0) }
         }
 
@@ -158,8 +172,10 @@ import Testing
 
     @Test(arguments: widths, shapes)
     func `does what the reference does`(width: KernelWidth, shape: Shape) throws {
-        for element in [TensorView.Element.float16, .bfloat16, .float32] {
-            let sample = Sample(shape, element, seed: 11, isSpaced: element == .float16)
+        for index in 0..<6 {
+            let element = [TensorView.Element.float16, .bfloat16, .float32][index / 2]
+            var sample = Sample(shape, element, seed: 11, isSpaced: element == .float16)
+            if index % 2 == 1 { sample.setFactors(seed: 12) }
             let rows = sample.bits(sample.tensor.bytes).map { row in
                 row.map { KernelReference.float($0, element) }
             }
@@ -176,12 +192,32 @@ import Testing
             sample.tensor.bytes.fill(0xA5)
             #expect(
                 sample.columns.restore(
-                    packed.bytes, angles: sample.angleBytes, escapes: found.escapes.bytes,
+                    packed.bytes, angles: sample.angleBytes,
+                    factors: sample.factors?.own.bytes, escapes: found.escapes.bytes,
                     escapeCount: found.escapeCount, into: sample.view, width: width))
             let values = KernelReference.restore(expected, sample.cells)
             #expect(
                 sample.bits(sample.tensor.bytes)
                     == values.map { $0.map { KernelReference.bits($0, element) } })
+        }
+    }
+
+    @Test(arguments: widths, shapes)
+    func `adds the squares of rows in one order`(width: KernelWidth, shape: Shape) {
+        for element in [TensorView.Element.float16, .bfloat16, .float32] {
+            let sample = Sample(shape, element, seed: 13, isSpaced: element == .float32)
+            let rows = sample.bits(sample.tensor.bytes).map { row in
+                row.map { KernelReference.float($0, element) }
+            }
+            let sums = OwnedBytes(count: 4 * shape.rowCount)
+            sample.columns.squares(
+                sample.view, angles: sample.angleBytes, into: sums.bytes, width: width)
+            let found = (0..<shape.rowCount).map {
+                Float(bitPattern: sums.bytes.load(UInt32.self, at: 4 * $0))
+            }
+            #expect(found == KernelReference.squares(rows, sample.cells))
+            #expect(found.allSatisfy { $0 > 0 })
+            withExtendedLifetime((sample.tensor, sample.angles)) {}
         }
     }
 

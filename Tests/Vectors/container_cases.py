@@ -246,10 +246,20 @@ def exponent_case(described, tokens, name):
         profile=w.sha16(profile), tokens=tokens, layers=layout.layers), profile
 
 
-def scalar_case(described, tokens, name, *, exact_rows=0, first=100, turns=True, embedded=False):
+def row_codes(name, rows, flags, kind):
+    """Codes of the rows as a section has them, where the level has them for this kind."""
+    if not flags & (4 << kind):
+        return b""
+    codes = [*drawn(name + "r", (rows,), 16).tolist(), 0]
+    return bytes(codes[i] | codes[i + 1] << 4 for i in range(0, rows, 2))
+
+
+def scalar_case(described, tokens, name, *, exact_rows=0, first=100, turns=True, embedded=False,
+                codes=0):
     layout = Layout(described)
+    flags = turns | 2 * embedded | codes
     levels = w.level_entry(
-        4, flags=turns | 2 * embedded, step=0.5, shifts=(-2 if embedded else 0, 1, 2))
+        4, flags=flags, step=0.5, shifts=(-2 if embedded else 0, 1, 2))
     profile, items = learnt(
         layout, levels=levels + w.level_entry(3, step=0.25), turns=turns)
     tables = numpy.frombuffer(items[w.TABLES, 0, 0], "<u2").reshape(-1, 256).astype(int)
@@ -279,7 +289,8 @@ def scalar_case(described, tokens, name, *, exact_rows=0, first=100, turns=True,
                 lambda column, row, n=numbers: tables[n[column]], len(places))
             exact = 0x3f80 + drawn(name, (exact_rows, columns), 128)
             listed = b"".join(struct.pack("<Ii", at, q.flat[at]) for at in places)
-            sections.append((kind, layer, 5, 0, base + w.raw(exact, layout.type) + listed))
+            sections.append((kind, layer, 5, 0, base + w.raw(exact, layout.type) + row_codes(
+                f"{name} {layer} {kind}", rows, flags, kind) + listed))
             coarser = numpy.where(fits, chain[0], 0)
             for refinement in (1, 2) if embedded else ():
                 finer = numpy.where(fits, chain[refinement], 0)
@@ -297,10 +308,10 @@ def scalar_case(described, tokens, name, *, exact_rows=0, first=100, turns=True,
         first=first, tokens=tokens, layers=layout.layers), profile
 
 
-def predicted_case(described, tokens, name, *, exact_rows, first, group):
+def predicted_case(described, tokens, name, *, exact_rows, first, group, codes=0, lookback=0):
     """Layers in groups; K of the second layer is stored as it is, one of its values no number."""
     layout = Layout(described)
-    level = w.level_entry(4, mode=5, flags=1, group=group, step=0.5)
+    level = w.level_entry(4, mode=5, flags=1 | codes, group=group, step=0.5, lookback=lookback)
     _, items = learnt(layout, levels=level, turns=True)
     columns, rows = layout.columns(K), tokens - exact_rows
     sections = [(3, 0, 0, 0, described),
@@ -308,7 +319,7 @@ def predicted_case(described, tokens, name, *, exact_rows, first, group):
     for layer in range(layout.layers):
         for kind in layout.kinds:
             seed = f"{name} {layer} {kind}"
-            sources = 2 * min(2, layer % group) + (kind == V)
+            sources = 2 * min(1 if lookback else 2, layer % group) + (kind == V)
             scales = ((1 + drawn(seed + "a", (2, columns), 9)) / 256).astype("<f4")
             matrix = drawn(seed + "A", (sources * columns, columns), 41) - 20
             synthesis = drawn(seed + "S", (columns, columns), 401) - 200
@@ -336,8 +347,8 @@ def predicted_case(described, tokens, name, *, exact_rows, first, group):
                 numpy.where(fits, q, -128), list(range(columns)),
                 lambda column, row, n=numbers: tables[n[column]], len(places))
             listed = b"".join(struct.pack("<Ii", at, q.flat[at]) for at in places)
-            sections.append(
-                (kind, layer, 6, 0, stream + w.raw(bits[:exact_rows], layout.type) + listed))
+            sections.append((kind, layer, 6, 0, stream + w.raw(
+                bits[:exact_rows], layout.type) + row_codes(seed, rows, codes, kind) + listed))
     profile = w.profile(
         items, layers=layout.layers, keys=columns, values=columns, table_count=5, lossless_count=2)
     count = next(n for n in range(1, 1 << 20) if layout.token_count(n) == tokens)
@@ -359,6 +370,18 @@ def with_profile():
     yield "predicted: two groups", predicted_case(
         text(layers=5), 5, "predicted", exact_rows=2, first=2, group=3)
     yield "scalar: embedded", scalar_case(text(layers=1), 5, "embedded", embedded=True)
+    yield "scalar: row codes of V", scalar_case(
+        text(dtype="float16"), 9, "codes of V", exact_rows=4, first=0, codes=8)
+    yield "scalar: row codes of K and V, K before RoPE", scalar_case(
+        text(layers=1), 12, "codes", codes=12)
+    yield "scalar: row codes of K, float32", scalar_case(
+        text(layers=1, dtype="float32"), 1, "codes of K", turns=False, codes=4)
+    yield "scalar: embedded, row codes", scalar_case(
+        text(layers=1), 7, "embedded codes", embedded=True, codes=12)
+    yield "predicted: row codes", predicted_case(
+        text(layers=4), 6, "predicted codes", exact_rows=1, first=3, group=3, codes=8)
+    yield "predicted: one layer back, row codes of K and V", predicted_case(
+        text(layers=4), 5, "one back", exact_rows=0, first=9, group=4, codes=12, lookback=1)
 
 
 # Damage ------------------------------------------------------------------------------------------
@@ -475,6 +498,21 @@ def bad(good, profiles):
     yield from bad_with_profile(profiles)
 
 
+def resealed_profile(profile):
+    """With the checksum of header and directory made right again."""
+    end = 64 + 16 * struct.unpack_from("<I", profile, 12)[0]
+    return profile[:4] + struct.pack("<I", checksum(profile[8:end])) + profile[8:]
+
+
+def with_level(profile, at, new):
+    """With bytes of its first level changed."""
+    entry = next(e for e in range(64, len(profile), 16) if profile[e + 15] == w.LEVELS)
+    offset, byte_count = struct.unpack_from("<II", profile, entry)
+    profile = profile[:offset + at] + new + profile[offset + at + len(new):]
+    check = checksum(profile[offset:offset + byte_count])
+    return resealed_profile(profile[:entry + 8] + struct.pack("<I", check) + profile[entry + 12:])
+
+
 def bad_with_profile(profiles):
     content, profile = profiles["scalar: exact rows, float16"]
     exponent, other = profiles["exponent: bfloat16"]
@@ -505,3 +543,22 @@ def bad_with_profile(profiles):
     last = 64 + 16 * (count - 1)
     yield "embedded: a refinement of another method", edited(
         embedded, last + 15, b"\0"), its_profile
+    coded, its_profile = profiles["scalar: row codes of V"]
+    escapes = struct.unpack_from("<I", Container(coded).section(
+        Container(coded).sections[V, 0, 0]), 4)[0]
+    yield "scalar: half a byte behind the row codes", section_edited(
+        coded, 3, -8 * escapes - 1, b"\x10"), its_profile
+    plain = with_level(its_profile, 2, b"\1")
+    yield "scalar: row codes that are not there", edited(coded, 32, w.sha16(plain)), plain
+    predictive, its_profile = profiles["predicted: two groups"]
+    for name, at, new in [
+        ("flag", 2, b"\x11"), ("embedded", 2, b"\3"), ("no group", 3, b"\0"),
+        ("lookback", 11, b"\2"), ("zeros", 12, b"\1"),
+    ]:
+        broken = with_level(its_profile, at, new)
+        yield f"profile: a predictive level's {name}", edited(
+            predictive, 32, w.sha16(broken)), broken
+    content, profile = profiles["scalar: exact rows, float16"]
+    for name, at, new in [("group", 3, b"\1"), ("lookback", 11, b"\1")]:
+        broken = with_level(profile, at, new)
+        yield f"profile: a scalar level's {name}", edited(content, 32, w.sha16(broken)), broken

@@ -191,6 +191,15 @@ def quantised(section, rows, columns, exact_bytes, kind):
     return means[None, :] + products, bool(flags & 1)
 
 
+def row_factors(codes, rows):
+    """What multiplies the steps of each row: codes of four bits, two to a byte."""
+    require(len(codes) == (rows + 1) // 2, "section")
+    content = numpy.frombuffer(codes, "u1").astype(int)
+    halves = numpy.stack([content & 15, content >> 4], axis=1).ravel()
+    require(not halves[rows:].any(), "section")
+    return power((halves[:rows] - 8) / 4)
+
+
 def frame_symbols(frame, count, pairs):
     byte_count = (count + 1) // 2 if pairs else count
     if len(frame) != byte_count:

@@ -6,7 +6,7 @@ import struct
 import numpy
 from container_layout import K, V, WIDTHS, Fault, Layout, require
 from container_methods import (F32, Rotation, escapes, joined, narrow, planes, quantised, raw,
-                               stream, unpacked, widen)
+                               row_factors, stream, unpacked, widen)
 from container_profile import (CLASSES, COEFFICIENT_CLASSES, LOSSLESS_COLUMNS, MEANS, PREDICTION,
                                REFERENCE_STEPS, STEPS, SYNTHESIS, Profile, align64, checksum)
 
@@ -239,15 +239,23 @@ class Container:
         q, tail, count = stream(
             section, rows, columns, order,
             lambda column, row: (tables[numbers[column]], sums[numbers[column]]))
-        require(len(tail) == exact_bytes + 8 * count, "section")
+        exact, factors, tail = self._row_factors(level, kind, rows, exact_bytes, tail, count)
         places = numpy.flatnonzero(q == -128)
-        listed = escapes(tail[exact_bytes:], count, places)
+        listed = escapes(tail, count, places)
         if self.flags & 2:
             q = self._refined(q, layer, kind, order, classes, level)
         q.flat[places] = listed
         means = profile.array(MEANS, layer, kind, "<f4", (0, 2.0 ** 80))
-        values = means[None, :] + q.astype(F32) * steps[None, :]
-        return values, tail[:exact_bytes], self._turns(layer, kind, level)
+        values = means[None, :] + q.astype(F32) * (steps[None, :] * factors[:, None])
+        return values, exact, self._turns(layer, kind, level)
+
+    def _row_factors(self, level, kind, rows, exact_bytes, tail, escape_count):
+        """What follows a stream: the exact rows' bytes, the factors of the others, the escapes."""
+        code_bytes = (rows + 1) // 2 if level.row_codes[kind] else 0
+        require(len(tail) == exact_bytes + code_bytes + 8 * escape_count, "section")
+        codes = tail[exact_bytes:exact_bytes + code_bytes]
+        factors = row_factors(codes, rows) if code_bytes else numpy.ones(rows, F32)
+        return tail[:exact_bytes], factors, tail[exact_bytes + code_bytes:]
 
     def _turns(self, layer, kind, level):
         """Whether the values of a section with a profile are those before RoPE."""
@@ -270,26 +278,27 @@ class Container:
         q, tail, count = stream(
             section, rows, columns, list(range(columns)),
             lambda column, row: (tables[numbers[column]], sums[numbers[column]]))
-        require(len(tail) == exact_bytes + 8 * count, "section")
+        exact, factors, tail = self._row_factors(level, kind, rows, exact_bytes, tail, count)
         places = numpy.flatnonzero(q == -128)
-        q.flat[places] = escapes(tail[exact_bytes:], count, places)
-        references = [self.references[name][self.exact:] for name in self._sources(layer, kind)]
+        q.flat[places] = escapes(tail, count, places)
+        references = [self.references[name][self.exact:]
+                      for name in self._sources(layer, kind, level.lookback)]
         references = numpy.concatenate(references or [numpy.zeros((rows, 0), int)], axis=1)
         scales, matrix = profile.matrix(PREDICTION, layer, kind, "i1", references.shape[1])
         means = profile.array(MEANS, layer, kind, "<f4", (0, 2.0 ** 80))
         prediction = means + scales * (references @ matrix).astype(F32)
         scales, matrix = profile.matrix(SYNTHESIS, layer, kind, "<i2", columns)
         sums = (q.astype(numpy.int64) @ matrix).astype(F32)
-        values = prediction + scales * F32(level.step) * sums
+        values = prediction + scales * F32(level.step) * factors[:, None] * sums
         self.unrounded = values.copy()
-        return values, tail[:exact_bytes], self._turns(layer, kind, level)
+        return values, exact, self._turns(layer, kind, level)
 
-    def _sources(self, layer, kind):
+    def _sources(self, layer, kind, lookback):
         """The sections that a section is predicted from, as (kind, layer)."""
         first = layer // self.group * self.group
         own = [(K, layer)] if kind == V else []
-        return own + [(each, before) for before in (layer - 1, layer - 2) if before >= first
-                      for each in self.layout.kinds]
+        return own + [(each, layer - back) for back in range(1, lookback + 1)
+                      if layer - back >= first for each in self.layout.kinds]
 
     def _refer(self, bits, layer, kind):
         """Keeps the whole numbers by which other sections refer to this one."""

@@ -111,6 +111,8 @@ typedef struct {
     /// [row][rotated_width / 2]
     const float *cosines;
     const float *sines;
+    /// To decode: [row], what steps of a row are multiplied by. To encode: one over it. NULL: 1.
+    const float *factors;
     /// Words of a block of packed symbols.
     uint32_t pitch;
 } ckernels_scaled_columns;
@@ -127,6 +129,12 @@ typedef struct {
 int64_t ckernels_scaled_quantise(
     uint32_t width, const ckernels_tensor *tensor, const ckernels_scaled_columns *columns,
     uint32_t *packed, ckernels_escape *escapes, size_t escape_limit);
+
+/// Un-rotates a tensor and writes, for each row, the sum of the squares of its values, less their
+/// means and times `scales`.
+void ckernels_scaled_squares(
+    uint32_t width, const ckernels_tensor *tensor, const ckernels_scaled_columns *columns,
+    float *sums);
 
 /// Turns packed symbols in coded order into floats: step, mean, rotation, rounding.
 void ckernels_scaled_restore(

@@ -15,6 +15,7 @@ final class KernelWorkspace {
     /// A section on its way to another type.
     let converted: PinnedBytes
     let escapes: PinnedBytes
+    let rowCodes = RowCodes()
     private let memory: OwnedBytes
 
     init(valueCountMax: Int) {

@@ -9,6 +9,7 @@ struct Scalar {
     let columns: ScaledColumns
     /// Of all rows; nil where K does not turn.
     let angles: ScaledColumns.Angles?
+    let hasRowCodes: Bool
     let memory: KernelWorkspace
 
     /// How a profile's level codes a section. Computes the angles of K, if it turns; throws
@@ -19,6 +20,7 @@ struct Scalar {
     ) throws(CodecFault) {
         self.shape = shape
         memory = workspace.kernels
+        hasRowCodes = profile.levels[level].hasRowCodes(shape.kind)
         let columns = profile.scaledColumns(level, layer: shape.layer, shape.kind)
         var turned = RotatedChannels.none
         if profile.levels[level].isBeforeRotation, shape.kind == .keys {
@@ -35,6 +37,11 @@ struct Scalar {
     }
 
     private var rows: Range<Int> { shape.exactRowCount..<shape.rowCount }
+    private var rowCodeByteCount: Int {
+        hasRowCodes ? RowCodes.byteCount(rowCount: rows.count) : 0
+    }
+    /// What stands between the words and the escapes.
+    private var restByteCount: Int { shape.exactByteCount + rowCodeByteCount }
 
     /// Encodes a section of `payload` into `room`. Its byte count; nil when it has a value that has
     /// no cell, too many escapes, no room, or nothing to quantise.
@@ -52,13 +59,17 @@ struct Scalar {
         let header = StreamHeader(wordByteCount: words.count, escapeCount: escapeCount)
         let escapes = memory.escapes.prefix(escapeCount * EscapeList.entryByteCount)
         let byteCount =
-            StreamHeader.byteCount + words.count + shape.exactByteCount + escapes.count
+            StreamHeader.byteCount + words.count + restByteCount + escapes.count
         guard room.count >= byteCount else { return nil }
         header.encode(into: room)
         header.words(room).copy(from: words)
         shape.copy(
             rows: 0..<shape.exactRowCount, .out, payload: payload, at: places,
             dense: header.rests(room, count: shape.exactByteCount))
+        if hasRowCodes {
+            header.rests(room, count: restByteCount).dropFirst(shape.exactByteCount)
+                .copy(from: memory.rowCodes.bytes)
+        }
         header.escapes(room.prefix(byteCount)).copy(from: escapes)
         return byteCount
     }
@@ -67,7 +78,7 @@ struct Scalar {
     func decode(
         _ section: PinnedBytes, into payload: PinnedBytes, at places: TensorPlaces
     ) throws(CodecFault) {
-        let header = try StreamHeader(section, restByteCount: shape.exactByteCount)
+        let header = try StreamHeader(section, restByteCount: restByteCount)
         guard !rows.isEmpty, shape.element != .float8 else { throw .section }
         guard memory.fits(columns.coded, rowCount: rows.count),
             header.escapeCount * EscapeList.entryByteCount <= memory.escapes.count
@@ -77,26 +88,36 @@ struct Scalar {
             words: header.words(section), into: memory.packed)
         guard found == header.escapeCount else { throw .section }
         memory.escapes.copy(from: header.escapes(section))
+        let rests = header.rests(section, count: restByteCount)
+        if hasRowCodes {
+            try memory.rowCodes.read(
+                rests.dropFirst(shape.exactByteCount), rowCount: rows.count)
+        }
         guard restore(into: payload, at: places, escapeCount: header.escapeCount) else {
             throw .section
         }
         shape.copy(
             rows: 0..<shape.exactRowCount, .in, payload: payload, at: places,
-            dense: header.rests(section, count: shape.exactByteCount))
+            dense: rests.prefix(shape.exactByteCount))
     }
 
     /// Whether every number that cells may stand for is one of the format.
-    private var isWithinBounds: Bool { columns.magnitudeMax <= Profile.magnitudeMax }
+    private var isWithinBounds: Bool {
+        columns.magnitudeMax * (hasRowCodes ? RowCodes.factorBound : 1) <= Profile.magnitudeMax
+    }
 
     /// Symbols into `packed` and escapes into `escapes`; how many of these, or nil.
     private func quantise(_ payload: PinnedBytes, at places: TensorPlaces) -> Int? {
-        guard let runs = shape.runs(from: rows.lowerBound, in: payload, at: places) else {
-            let dense = memory.dense.prefix(rows.count * shape.columnCount * shape.type.byteCount)
-            shape.copy(rows: rows, .out, payload: payload, at: places, dense: dense)
-            return columns.quantise(
-                TensorView(dense: dense, shape.viewShape(rowCount: rows.count)),
-                angles: angles(from: rows.lowerBound), into: memory.packed,
-                escapes: memory.escapes(of: shape))
+        let runs = runs(of: payload, at: places)
+        if hasRowCodes {
+            memory.rowCodes.prepare(rowCount: rows.count)
+            for run in runs {
+                columns.squares(
+                    run.view, angles: angles(from: run.rows.lowerBound),
+                    into: memory.rowCodes.numbers.dropFirst(
+                        4 * (run.rows.lowerBound - rows.lowerBound)))
+            }
+            memory.rowCodes.choose()
         }
         var count = 0
         for run in runs {
@@ -104,7 +125,8 @@ struct Scalar {
             let room = memory.escapes(of: shape).dropFirst(count * EscapeList.entryByteCount)
             guard
                 let found = columns.quantise(
-                    run.view, angles: angles(from: run.rows.lowerBound), into: packed(from: first),
+                    run.view, angles: angles(from: run.rows.lowerBound),
+                    inverseFactors: factors(from: first), into: packed(from: first),
                     escapes: room)
             else { return nil }
             room.moveEscapes(0..<found, by: first * shape.columnCount)
@@ -120,8 +142,8 @@ struct Scalar {
         guard let runs = shape.runs(from: rows.lowerBound, in: payload, at: places) else {
             let dense = memory.dense.prefix(rows.count * shape.columnCount * shape.type.byteCount)
             let isWhole = columns.restore(
-                memory.packed, angles: angles(from: rows.lowerBound), escapes: memory.escapes,
-                escapeCount: escapeCount,
+                memory.packed, angles: angles(from: rows.lowerBound),
+                factors: factors(from: 0), escapes: memory.escapes, escapeCount: escapeCount,
                 into: TensorView(dense: dense, shape.viewShape(rowCount: rows.count)))
             shape.copy(rows: rows, .in, payload: payload, at: places, dense: dense)
             return isWhole
@@ -136,6 +158,7 @@ struct Scalar {
             guard
                 columns.restore(
                     packed(from: first), angles: angles(from: run.rows.lowerBound),
+                    factors: factors(from: first),
                     escapes: memory.escapes.dropFirst(
                         own.lowerBound * EscapeList.entryByteCount),
                     escapeCount: own.count, into: run.view)
@@ -148,6 +171,20 @@ struct Scalar {
     /// Symbols from a coded row on, which is a multiple of four.
     private func packed(from row: Int) -> PinnedBytes {
         memory.packed.dropFirst(columns.coded.packedByteCount(rowCount: row))
+    }
+
+    /// The numbers of the row codes from a coded row on; nil without codes.
+    private func factors(from row: Int) -> PinnedBytes? {
+        hasRowCodes ? memory.rowCodes.numbers.dropFirst(4 * row) : nil
+    }
+
+    /// The coded rows as kernels can walk them: in the payload itself, or copied.
+    private func runs(of payload: PinnedBytes, at places: TensorPlaces) -> [TensorRun] {
+        if let runs = shape.runs(from: rows.lowerBound, in: payload, at: places) { return runs }
+        let dense = memory.dense.prefix(rows.count * shape.columnCount * shape.type.byteCount)
+        shape.copy(rows: rows, .out, payload: payload, at: places, dense: dense)
+        let view = TensorView(dense: dense, shape.viewShape(rowCount: rows.count))
+        return [TensorRun(rows: rows, view: view)]
     }
 
     private func angles(from row: Int) -> ScaledColumns.Angles? {

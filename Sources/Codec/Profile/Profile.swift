@@ -94,15 +94,13 @@ package final class Profile: Sendable {
 // MARK: - Reading
 
 extension Profile {
-    /// The columns of all layers at a level; empty when the level is not one of mode scalar, is
-    /// embedded, or has row codes.
+    /// The columns of all layers at a level; empty when the level is not one of mode scalar, or is
+    /// embedded.
     private static func scaledColumns(
         _ items: ProfileItems, _ level: ProfileLevel, _ layout: KVLayout, _ tables: SymbolTables,
         rotation: Rotation?
     ) throws(CodecFault) -> [[ScaledColumns]] {
-        guard level.mode == .scalar, !level.isEmbedded,
-            !level.hasKeyRowCodes, !level.hasValueRowCodes
-        else { return [] }
+        guard level.mode == .scalar, !level.isEmbedded else { return [] }
         var layers: [[ScaledColumns]] = []
         for layer in 0..<layout.layerCount {
             var kinds: [ScaledColumns] = []
