@@ -22,8 +22,9 @@ struct CodecTryCommand: AsyncParsableCommand {
         discussion: """
             The chunk is a file, or the key of one that the daemon holds. Without its layout it is \
             packed as opaque bytes: of a key the layout is looked up in the namespace, of a file \
-            --layout names its description (docs/key-derivation.md). One core of this machine \
-            does the work; nothing is stored.
+            --layout names its description (docs/key-derivation.md). With --profile it is encoded \
+            by a profile, as after its installation. One core of this machine does the work; \
+            nothing is stored.
             """)
 
     @OptionGroup var connection: ConnectionOptions
@@ -41,6 +42,9 @@ struct CodecTryCommand: AsyncParsableCommand {
             "The place of the chunk's first token in its sequence.", valueName: "position"))
     var position: UInt32?
 
+    @Option(help: ArgumentHelp("A profile of that layout.", valueName: "file"))
+    var profile: String?
+
     @Option(help: ArgumentHelp("For how long each level is run.", valueName: "milliseconds"))
     var duration = 200
 
@@ -52,12 +56,22 @@ struct CodecTryCommand: AsyncParsableCommand {
 
     func run() async throws {
         let source = try await load()
-        let trial = CodecTrial(source.payload.bytes, source.layout, firstPosition: position)
+        let trial = CodecTrial(
+            source.payload.bytes, source.layout, firstPosition: position,
+            profile: try learnt(source.layout))
         let trials = try trial.run(milliseconds: duration)
         withExtendedLifetime(source.payload) {}
         writeOutput(
             connection.json
                 ? Self.json(trials, trial).text + "\n" : Self.report(trials, trial))
+    }
+
+    private func learnt(_ layout: KVLayout?) throws(Failure) -> Profile? {
+        guard let path = profile else { return nil }
+        guard let layout else {
+            throw Failure(.usage, "--profile needs a layout: give --layout FILE")
+        }
+        return try CodecFiles.profile(path, for: layout).profile
     }
 
     // MARK: The chunk
@@ -83,23 +97,10 @@ struct CodecTryCommand: AsyncParsableCommand {
             }
             var layout = given
             if layout == nil, found.layout != .opaque {
-                layout = try await Self.description(of: found.layout, calls)
+                layout = try await CodecFiles.description(of: found.layout, calls)
             }
             return Source(payload: payload, layout: layout)
         }
-    }
-
-    /// What the namespace says of a layout; nil when it says nothing.
-    private static func description(
-        of layout: LayoutID, _ calls: Calls
-    ) async throws(Failure) -> KVLayout? {
-        let secret = calls.client.session?.secret ?? [UInt8](repeating: 0, count: 32)
-        let key = KeyDerivation(secret: secret).descriptionKey(of: layout)
-        let memory = try await calls { client, deadline throws(ClientError) in
-            try await client.fetch(key, deadline: deadline)
-        }
-        guard let memory, memory.bytes.count <= Limits.bodyByteCountMax else { return nil }
-        return KVLayout(description: (0..<memory.bytes.count).map { memory.bytes[$0] })
     }
 
     // MARK: The report

@@ -9,8 +9,12 @@ import Wire
 /// The operator's commands for profiles.
 struct CodecProfileCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "profile", abstract: "Look at profiles of models, and install them.",
-        subcommands: [CodecProfileShowCommand.self, CodecProfileInstallCommand.self])
+        commandName: "profile",
+        abstract: "Learn profiles of models, look at them, and install them.",
+        subcommands: [
+            CodecProfileLearnCommand.self, CodecProfileShowCommand.self,
+            CodecProfileInstallCommand.self,
+        ])
 }
 
 /// What a profile's file and the layout that it is for have in common.
@@ -27,16 +31,8 @@ struct ProfileArguments: ParsableArguments {
     /// The profile's bytes, and what they say for the layout.
     func load() throws(Failure) -> (bytes: OwnedBytes, profile: Profile, layout: KVLayout) {
         let layout = try CodecFiles.layout(layout)
-        let bytes = try CodecFiles.payload(profile)
-        do throws(CodecFault) {
-            return (bytes, try Profile(bytes.bytes, for: layout), layout)
-        } catch {
-            let reason =
-                error == .profileUnsuitable
-                ? "is a profile of another model than the layout's"
-                : "is no profile that can be used: \(error.rawValue)"
-            throw Failure(.damaged, "\(profile) \(reason)")
-        }
+        let (bytes, found) = try CodecFiles.profile(profile, for: layout)
+        return (bytes, found, layout)
     }
 }
 
@@ -155,6 +151,22 @@ enum CodecFiles {
         return payload
     }
 
+    /// A profile's bytes, and what they say for a layout.
+    static func profile(
+        _ path: String, for layout: KVLayout
+    ) throws(Failure) -> (bytes: OwnedBytes, profile: Profile) {
+        let bytes = try payload(path)
+        do throws(CodecFault) {
+            return (bytes, try Profile(bytes.bytes, for: layout))
+        } catch {
+            let reason =
+                error == .profileUnsuitable
+                ? "is a profile of another model than the layout's"
+                : "is no profile that can be used: \(error.rawValue)"
+            throw Failure(.damaged, "\(path) \(reason)")
+        }
+    }
+
     /// A layout, from a file with its fields.
     static func layout(_ path: String) throws(Failure) -> KVLayout {
         let pieces = try readAll(
@@ -176,6 +188,19 @@ enum CodecFiles {
                     + "section 3, lists the fields")
         }
         return layout
+    }
+
+    /// What the namespace says of a layout; nil when it says nothing.
+    static func description(
+        of layout: LayoutID, _ calls: Calls
+    ) async throws(Failure) -> KVLayout? {
+        let secret = calls.client.session?.secret ?? [UInt8](repeating: 0, count: 32)
+        let key = KeyDerivation(secret: secret).descriptionKey(of: layout)
+        let memory = try await calls { client, deadline throws(ClientError) in
+            try await client.fetch(key, deadline: deadline)
+        }
+        guard let memory, memory.bytes.count <= Limits.bodyByteCountMax else { return nil }
+        return KVLayout(description: (0..<memory.bytes.count).map { memory.bytes[$0] })
     }
 
     /// Memory that holds these bytes.

@@ -23,12 +23,16 @@ struct CodecTrial {
     let payload: PinnedBytes
     let layout: KVLayout?
     let firstPosition: UInt32?
+    let profile: Profile?
     private let workspace: CodecWorkspace
     /// Values of a chunk with a known layout.
     let valueCount: Int?
 
-    init(_ payload: PinnedBytes, _ layout: KVLayout?, firstPosition: UInt32?) {
+    init(
+        _ payload: PinnedBytes, _ layout: KVLayout?, firstPosition: UInt32?, profile: Profile?
+    ) {
         self.payload = payload
+        self.profile = profile
         let tokenCount = layout?.tokenCount(payloadByteCount: payload.count)
         // A payload that does not fit its layout is opaque to the codec.
         let fitting = tokenCount == nil ? nil : layout
@@ -82,7 +86,8 @@ struct CodecTrial {
     private func encode(
         _ level: Level, into room: PinnedBytes
     ) throws(Failure) -> EncodedChunk {
-        let plan = EncodingPlan(level: level, layout: layout, firstPosition: firstPosition)
+        let plan = EncodingPlan(
+            level: level, layout: layout, firstPosition: firstPosition, profile: profile)
         do throws(CodecFault) {
             return try ChunkCodec.encode(payload, plan, into: room, workspace)
         } catch {
@@ -92,7 +97,8 @@ struct CodecTrial {
 
     private func decode(_ container: PinnedBytes, into target: PinnedBytes) throws(Failure) {
         do throws(CodecFault) {
-            try ChunkCodec.decode(try ContainerReader(container), into: target, workspace)
+            try ChunkCodec.decode(
+                try ContainerReader(container), into: target, workspace, profile: profile)
         } catch {
             throw Failure(.defect, "what was encoded was not decoded: \(error.rawValue)")
         }
@@ -136,7 +142,8 @@ struct CodecTrial {
                     let count = reader.header.tokenCount * layout.columnCount(kind)
                     let values = OwnedBytes(count: 4 * count)
                     try ChunkCodec.decode(
-                        reader, layer: layer, kind, as: .float32, into: values.bytes, workspace)
+                        reader, layer: layer, kind, as: .float32, into: values.bytes, workspace,
+                        profile: profile)
                     let bytes = values.bytes
                     sections.append(
                         (0..<count).map { Float(bitPattern: bytes.load(UInt32.self, at: 4 * $0)) })

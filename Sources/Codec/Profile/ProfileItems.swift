@@ -23,7 +23,7 @@ struct ProfileItems {
     static let headerByteCount = 64
     private static let entryByteCount = 16
     private static let entryCountMax = 262_144
-    private static let magic: UInt32 = 0x3150_564b
+    static let magic: UInt32 = 0x3150_564b
 
     let layerCount: Int
     let keyColumnCount: Int
