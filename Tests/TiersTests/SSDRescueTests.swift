@@ -59,6 +59,16 @@ extension SSDStore {
         }
     }
 
+    /// It would wait for notes that nobody writes any more.
+    @Test func `begins no reclaim once it stops`() async throws {
+        let directories = try TestDirectories()
+        let options = StoreOptions(directories).with { $0.segmentCountMax = 6 }
+        try await makeFull(options)
+        // Sooner than its first look at what is to be done, as a rule.
+        for _ in 0..<4 { try await withStore(options) { _ in } }
+        try await withStore(options) { test in await expectPinned(test) }
+    }
+
     @Test(arguments: [OperationKind.write, .synchronize], 0..<4)
     func `loses nothing to a fault meanwhile`(point: OperationKind, skipCount: Int) async throws {
         let directories = try TestDirectories()

@@ -301,6 +301,6 @@ final class SSDLane<R: Reactor> {
 
     var isWritable: Bool { retryAt == nil && !isEvacuating && !isGone }
 
-    /// Whether what is worth it moves out of segments now.
-    var isEmptyingSegments: Bool { isReclaiming || isEvacuating && !isGone }
+    /// Whether records are being written, or moved out of segments.
+    var isBusy: Bool { byteCountInFlight > 0 || isReclaiming || isEvacuating && !isGone }
 }

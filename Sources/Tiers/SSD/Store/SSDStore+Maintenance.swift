@@ -38,7 +38,7 @@ extension SSDStore {
         if round.isMultiple(of: 10) { await eraseStuck(lane) }
         if round.isMultiple(of: 100) { noticeRoom(lane) }
         if lane.segmentCount > lane.segmentCountMax { shrink(lane) }
-        if wantsReclaim(lane) { startReclaim(lane) }
+        if !isStopping, wantsReclaim(lane) { startReclaim(lane) }
     }
 
     /// A lane that stood still works again.

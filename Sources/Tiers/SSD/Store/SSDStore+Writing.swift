@@ -37,8 +37,9 @@ extension SSDStore {
                 // Whichever lane's task comes first, the chunks go to all lanes in turn.
                 begin(demotion, laneInTurn() ?? lane)
             } else {
-                // Reclaim waits until the notes that it keeps of a segment are written.
-                if isStopping, !lanes.contains(where: \.isEmptyingSegments) { return }
+                // Reclaim waits until the notes that it keeps of a segment are written, and whatever
+                // is written may have to wait for reclaim.
+                if isStopping, storeCount == 0, !lanes.contains(where: \.isBusy) { return }
                 bell.want()
                 if tier.hasNotes && !lane.hasNoRoomForNotes || memory.hasDemotions { continue }
                 await work.wait()
