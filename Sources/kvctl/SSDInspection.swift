@@ -262,7 +262,7 @@ final class StoreInspection {
                 case .absent: lines.append(segment.fault("record-damaged", Int(entry.block)))
                 }
             }
-            if let said = found[entry.block], !said.isEmpty, !said.contains(entry) {
+            if let said = found[entry.block], !said.isEmpty, !said.contains(where: entry.agrees) {
                 lines.append(segment.fault("entry-differs", Int(entry.block), index: index))
             }
         }

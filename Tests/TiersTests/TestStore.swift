@@ -243,11 +243,12 @@ actor TestStore {
     @discardableResult
     func put(
         _ number: UInt64, byteCount: Int = 4_096, namespace: NamespaceID = .default,
-        lifeMilliseconds: UInt64? = nil
+        lifeMilliseconds: UInt64? = nil, firstPosition: UInt32? = nil
     ) -> Status {
         let proposal = ChunkProposal(
             namespace: namespace, key: key(number), layout: .opaque, byteCount: byteCount,
-            expiry: lifeMilliseconds.map { now.adding(milliseconds: $0) } ?? .distantFuture)
+            expiry: lifeMilliseconds.map { now.adding(milliseconds: $0) } ?? .distantFuture,
+            firstPosition: firstPosition)
         while true {
             switch memory.reserve(proposal, now: now) {
             case .callAgain: continue

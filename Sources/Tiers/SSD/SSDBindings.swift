@@ -2,11 +2,14 @@
 internal import Codec
 internal import KVCore
 
-/// Whose a chunk is and what its bytes mean: what many chunks have in common. A value.
+/// Whose a chunk is and what its bytes mean: what many chunks have in common, since they are of one
+/// size and so begin at the same places of their sequences. A value.
 struct SSDBinding: Hashable, Sendable {
     var namespace: NamespaceID
     var layout: LayoutID
     var level: Level
+    /// Advice to the codec: unknown where there would be too many bindings.
+    var position = CompactPosition.unknown
 }
 
 /// The bindings in use, each named by a number of 16 bits, with what they hold. A confined value.
@@ -30,9 +33,18 @@ struct SSDBindings: ~Copyable {
     }
     private var emptied: Set<UInt16> = []
 
+    /// Bindings of which one with another position becomes one without: half of those with which
+    /// there are checkpoints.
+    private static let positionedCountMax = CheckpointLayout.smallRowCountMax / 2
+
     /// The number of `binding`; nil when 65,536 others are in use.
-    mutating func number(of binding: SSDBinding) -> UInt16? {
-        if let number = numbers[binding] { return number }
+    mutating func number(of wanted: SSDBinding) -> UInt16? {
+        if let number = numbers[wanted] { return number }
+        var binding = wanted
+        if numbers.count >= Self.positionedCountMax {
+            binding.position = .unknown
+            if let number = numbers[binding] { return number }
+        }
         let number: UInt16
         if let reused = unused.popLast() {
             number = reused

@@ -366,7 +366,7 @@ extension ChunkProposal {
         self.init(
             namespace: name.namespace, key: name.key, layout: description.layout,
             level: description.level, byteCount: description.byteCount,
-            expiry: description.expiry)
+            expiry: description.expiry, firstPosition: description.firstPosition)
     }
 }
 

@@ -82,7 +82,8 @@ final class SSDRecovery: @unchecked Sendable {
         }
         let chunk = SSDChunk(
             namespace: name.namespace, key: name.key, layout: entry.layout, level: level,
-            byteCount: Int(entry.byteCount), checksum: entry.checksum, expiry: entry.expiry)
+            position: entry.position, byteCount: Int(entry.byteCount), checksum: entry.checksum,
+            expiry: entry.expiry)
         add(
             chunk, at: SSDPlace(segment: UInt16(slot), block: UInt16(entry.block)),
             entry.sequence, &state)

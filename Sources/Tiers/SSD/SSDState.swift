@@ -153,19 +153,21 @@ package struct SSDChunk: Hashable, Sendable {
     package let key: ChunkKey
     package let layout: LayoutID
     package let level: Level
+    package let position: CompactPosition
     package let byteCount: Int
     package let checksum: UInt64
     /// Wall time in milliseconds since 1970; 0: never.
     package let expiry: UInt64
 
     package init(
-        namespace: NamespaceID, key: ChunkKey, layout: LayoutID, level: Level, byteCount: Int,
-        checksum: UInt64, expiry: UInt64
+        namespace: NamespaceID, key: ChunkKey, layout: LayoutID, level: Level,
+        position: CompactPosition = .unknown, byteCount: Int, checksum: UInt64, expiry: UInt64
     ) {
         self.namespace = namespace
         self.key = key
         self.layout = layout
         self.level = level
+        self.position = position
         self.byteCount = byteCount
         self.checksum = checksum
         self.expiry = expiry
@@ -174,6 +176,6 @@ package struct SSDChunk: Hashable, Sendable {
     package var name: ChunkName { ChunkName(namespace, key) }
 
     var binding: SSDBinding {
-        SSDBinding(namespace: namespace, layout: layout, level: level)
+        SSDBinding(namespace: namespace, layout: layout, level: level, position: position)
     }
 }

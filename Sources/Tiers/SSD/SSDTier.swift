@@ -122,7 +122,8 @@ package final class SSDTier: Sendable {
                 description: ChunkDescription(
                     byteCount: Int(entry.byteCount), checksum: entry.checksum,
                     layout: binding.layout, level: binding.level,
-                    expiry: instant(wallExpiry: entry.expiryMilliseconds)))
+                    expiry: instant(wallExpiry: entry.expiryMilliseconds),
+                    firstPosition: binding.position.position))
         }
     }
 

@@ -24,6 +24,8 @@ package struct FooterEntry: Hashable, Sendable {
     package var key: ChunkKey
     package var namespace: SSDTag
     package var layout: LayoutID
+    /// Of a chunk.
+    package var position = CompactPosition.unknown
 
     /// The entries of a record, in order.
     package static func entries(of record: RecordHeader) -> [FooterEntry] {
@@ -34,7 +36,8 @@ package struct FooterEntry: Hashable, Sendable {
                     kind: .chunk, level: chunk.level, block: record.block,
                     blockCount: UInt32(record.blockCount), byteCount: UInt32(chunk.byteCount),
                     sequence: record.sequence, checksum: chunk.checksum, expiry: chunk.expiry,
-                    key: chunk.key, namespace: chunk.namespace, layout: chunk.layout)
+                    key: chunk.key, namespace: chunk.namespace, layout: chunk.layout,
+                    position: chunk.position)
             ]
         case .notes(let notes):
             notes.enumerated().map { index, note in
@@ -47,10 +50,17 @@ package struct FooterEntry: Hashable, Sendable {
         }
     }
 
+    /// Whether both say the same, but for what is advice alone.
+    package func agrees(with other: FooterEntry) -> Bool {
+        var copy = other
+        copy.position = position
+        return self == copy
+    }
+
     fileprivate func encode(into target: PinnedBytes) {
         target.store(kind.rawValue, at: 0)
         target.store(level, at: 1)
-        target.store(UInt16(0), at: 2)
+        target.store(position.rawValue, at: 2)
         target.store(block, at: 4)
         target.store(blockCount, at: 8)
         target.store(byteCount, at: 12)
@@ -75,7 +85,9 @@ package struct FooterEntry: Hashable, Sendable {
             byteCount: source.load(UInt32.self, at: 12),
             sequence: source.load(UInt64.self, at: 16), checksum: source.load(UInt64.self, at: 24),
             expiry: source.load(UInt64.self, at: 32), key: source.loadKey(at: 40),
-            namespace: source.loadTag(at: 72), layout: source.loadLayout(at: 88))
+            namespace: source.loadTag(at: 72), layout: source.loadLayout(at: 88),
+            position: CompactPosition(
+                rawValue: kind == .chunk ? source.load(UInt16.self, at: 2) : 0))
         let payloadBlockCount = kind == .chunk ? SSDFormat.blockCount(Int(entry.byteCount)) : 0
         guard entry.block >= 1, Int(entry.blockCount) == 1 + payloadBlockCount,
             Int(entry.block) + Int(entry.blockCount) < segmentBlockCount,

@@ -132,10 +132,11 @@ package struct ChunkRecord: Hashable, Sendable {
     /// Wall time of its writing.
     package var stored: UInt64
     package var level: UInt8
+    package var position: CompactPosition
 
     package init(
         key: ChunkKey, namespace: SSDTag, layout: LayoutID, byteCount: Int, checksum: UInt64,
-        expiry: UInt64, stored: UInt64, level: UInt8
+        expiry: UInt64, stored: UInt64, level: UInt8, position: CompactPosition = .unknown
     ) {
         self.key = key
         self.namespace = namespace
@@ -145,6 +146,7 @@ package struct ChunkRecord: Hashable, Sendable {
         self.expiry = expiry
         self.stored = stored
         self.level = level
+        self.position = position
     }
 
     /// Bytes of a stripe, the unit of partial reads: at most 256 of them a chunk.
@@ -167,6 +169,7 @@ package struct ChunkRecord: Hashable, Sendable {
         target.store(expiry, at: 112)
         target.store(stored, at: 120)
         target.store(level, at: 128)
+        target.store(position.rawValue, at: 130)
         target.store(UInt32(stripeByteCount), at: 132)
         target.store(UInt32(stripeCount), at: 136)
     }
@@ -180,7 +183,8 @@ package struct ChunkRecord: Hashable, Sendable {
             key: source.loadKey(at: 32), namespace: source.loadTag(at: 64),
             layout: source.loadLayout(at: 80), byteCount: Int(byteCount),
             checksum: source.load(UInt64.self, at: 104), expiry: source.load(UInt64.self, at: 112),
-            stored: source.load(UInt64.self, at: 120), level: source.load(UInt8.self, at: 128))
+            stored: source.load(UInt64.self, at: 120), level: source.load(UInt8.self, at: 128),
+            position: CompactPosition(rawValue: source.load(UInt16.self, at: 130)))
         guard Int(source.load(UInt32.self, at: 132)) == record.stripeByteCount,
             Int(source.load(UInt32.self, at: 136)) == record.stripeCount
         else { throw .inconsistent }

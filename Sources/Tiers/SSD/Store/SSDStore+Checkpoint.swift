@@ -102,6 +102,7 @@ extension SSDStore {
                 row.store(tag, at: 0)
                 row.store(binding.layout, at: 16)
                 row.store(UInt32(binding.level.rawValue), at: 32)
+                row.store(binding.position.rawValue, at: 36)
             }
         }
         var first = 0
@@ -239,7 +240,8 @@ extension SSDStore {
             }
             bindings.append(
                 SSDBinding(
-                    namespace: namespace, layout: row.loadLayout(at: 16), level: level))
+                    namespace: namespace, layout: row.loadLayout(at: 16), level: level,
+                    position: CompactPosition(rawValue: row.load(UInt16.self, at: 36))))
         }
         var batch: [(SSDChunk, SSDPlace)] = []
         for _ in 0..<header.chunkCount {
@@ -300,8 +302,8 @@ extension SSDChunk {
     fileprivate init(_ chunk: CheckpointChunk, _ binding: SSDBinding) {
         self.init(
             namespace: binding.namespace, key: chunk.key, layout: binding.layout,
-            level: binding.level, byteCount: Int(chunk.byteCount), checksum: chunk.checksum,
-            expiry: chunk.expiry)
+            level: binding.level, position: binding.position, byteCount: Int(chunk.byteCount),
+            checksum: chunk.checksum, expiry: chunk.expiry)
     }
 }
 

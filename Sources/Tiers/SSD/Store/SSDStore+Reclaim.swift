@@ -327,7 +327,8 @@ extension SSDStore {
                 ChunkRecord(
                     key: entry.key, namespace: entry.namespace, layout: entry.layout,
                     byteCount: byteCount, checksum: entry.checksum, expiry: entry.expiry,
-                    stored: tier.wallMilliseconds(reactor.now()), level: entry.level)))
+                    stored: tier.wallMilliseconds(reactor.now()), level: entry.level,
+                    position: entry.position)))
         record.encode(into: piece.bytes.prefix(SSDFormat.blockByteCount)) { stripes[$0] }
         try await open.file.write(
             piece.bytes.prefix(SSDFormat.blockByteCount),

@@ -37,8 +37,8 @@ extension SSDStore {
                 // Whichever lane's task comes first, the chunks go to all lanes in turn.
                 begin(demotion, laneInTurn() ?? lane)
             } else {
-                // Reclaim waits until the notes that it keeps of a segment are written, and whatever
-                // is written may have to wait for reclaim.
+                // Reclaim waits until the notes that it keeps of a segment are written, and what is
+                // written may have to wait for reclaim.
                 if isStopping, storeCount == 0, !lanes.contains(where: \.isBusy) { return }
                 bell.want()
                 if tier.hasNotes && !lane.hasNoRoomForNotes || memory.hasDemotions { continue }
@@ -238,7 +238,8 @@ extension SSDStore {
         let place = SSDPlace(segment: UInt16(open.slot), block: UInt16(block))
         let chunk = SSDChunk(
             namespace: name.namespace, key: name.key, layout: description.layout,
-            level: description.level, byteCount: bytes.count, checksum: description.checksum,
+            level: description.level, position: CompactPosition(description.firstPosition),
+            byteCount: bytes.count, checksum: description.checksum,
             expiry: tier.wallExpiry(description.expiry))
         let sequence: UInt64
         switch tier.place(chunk, at: place, now: reactor.now(), ifStill: { held.isFindable }) {
@@ -261,7 +262,8 @@ extension SSDStore {
                 ChunkRecord(
                     key: name.key, namespace: tier.tag(of: name.namespace), layout: chunk.layout,
                     byteCount: bytes.count, checksum: chunk.checksum, expiry: chunk.expiry,
-                    stored: tier.wallMilliseconds(reactor.now()), level: chunk.level.rawValue)))
+                    stored: tier.wallMilliseconds(reactor.now()), level: chunk.level.rawValue,
+                    position: chunk.position)))
         let header = SSDFormat.makeBlocks(1)
         let stripe = ChunkRecord.stripeByteCount(of: bytes.count)
         record.encode(into: header.bytes) { index in
