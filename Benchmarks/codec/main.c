@@ -6,8 +6,9 @@
 // Operations are alternated within a round; a row gives the median and the extremes over the
 // rounds, in GB of 16-bit values for each second of CPU time.
 //
-// usage: codec-speed [--cpu N] [--rounds N] [--mebibytes N] [--width scalar|neon|avx2|avx512]
-//        codec-speed --has WIDTH    exit status 0 when this CPU has it
+// usage: codec-speed [--cpu N] [--rounds N] [--mebibytes N] [--width NAME]
+//        codec-speed --has NAME     exit status 0 when this CPU has it: scalar, neon, avx2, avx512,
+//                                   vnni (AVX-512 with sums of products of bytes)
 #include <math.h>
 #include <sched.h>
 #include <stdio.h>
@@ -29,11 +30,11 @@
 enum {
     ROUND_COUNT_MAX = 99,
     STREAM_BYTE_COUNT = 256,
-    WIDTH_COUNT = 4,
+    WIDTH_COUNT = 5,
     ROW_CODES_BYTE_COUNT = SECTION_ROW_COUNT / 2,
 };
 
-static const char *const width_names[WIDTH_COUNT] = {"scalar", "neon", "avx2", "avx512"};
+static const char *const width_names[WIDTH_COUNT] = {"scalar", "neon", "avx2", "avx512", "vnni"};
 
 // Where an encoder puts sections, and what it needs for that.
 struct work {
@@ -450,7 +451,7 @@ static uint32_t width_named(const char *name) {
 int main(int argument_count, char **arguments) {
     int round_count = 5;
     size_t byte_count = (size_t)128 << 20;
-    uint32_t width = CKERNELS_WIDTH_AVX512;
+    uint32_t width = CKERNELS_WIDTH_AVX512_VNNI;
     while (!ckernels_has_width(width)) width -= 1;
     for (int i = 1; i < argument_count; i += 2) {
         const char *value = i + 1 < argument_count ? arguments[i + 1] : "";

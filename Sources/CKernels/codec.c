@@ -8,6 +8,9 @@
 
 int ckernels_has_width(uint32_t width) {
 #if defined(__x86_64__)
+    if (width == CKERNELS_WIDTH_AVX512_VNNI) {
+        return __builtin_cpu_supports("avx512vnni") && ckernels_has_width(CKERNELS_WIDTH_AVX512);
+    }
     if (width == CKERNELS_WIDTH_AVX512) {
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
             && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")
@@ -24,8 +27,9 @@ int ckernels_has_width(uint32_t width) {
     return width == CKERNELS_WIDTH_SCALAR;
 }
 
-static const struct kernel_set *set_of(uint32_t width) {
+const struct kernel_set *ckernels_set_of(uint32_t width) {
 #if defined(__x86_64__)
+    if (width == CKERNELS_WIDTH_AVX512_VNNI) return &ckernels_avx512_vnni_set;
     if (width == CKERNELS_WIDTH_AVX512) return &ckernels_avx512_set;
     if (width == CKERNELS_WIDTH_AVX2) return &ckernels_avx2_set;
 #elif defined(__aarch64__)
@@ -35,10 +39,9 @@ static const struct kernel_set *set_of(uint32_t width) {
     return &ckernels_scalar_set;
 }
 
-/// The set of `width`, or the next narrower one whose vectors divide the runs of channels.
-static const struct kernel_set *fitting_set(uint32_t width, const uint32_t runs[3]) {
+const struct kernel_set *ckernels_fitting_set(uint32_t width, const uint32_t runs[3]) {
     for (; width > CKERNELS_WIDTH_SCALAR; width--) {
-        const struct kernel_set *set = set_of(width);
+        const struct kernel_set *set = ckernels_set_of(width);
         uint32_t unit = set->vector_width;
         if ((runs[0] | runs[1] | runs[2]) % unit == 0) return set;
     }
@@ -49,7 +52,7 @@ static const struct kernel_set *scaled_set(
     uint32_t width, const ckernels_tensor *tensor, const ckernels_scaled_columns *columns) {
     const uint32_t runs[3] = {
         tensor->head_width, columns->rotated_width / 2, columns->rotated_from};
-    return fitting_set(width, runs);
+    return ckernels_fitting_set(width, runs);
 }
 
 static int has_two_bytes(const ckernels_tensor *tensor) {
@@ -58,19 +61,19 @@ static int has_two_bytes(const ckernels_tensor *tensor) {
 
 static const struct kernel_set *split_set(uint32_t width, const ckernels_tensor *tensor) {
     const uint32_t runs[3] = {tensor->head_width, 0, 0};
-    return fitting_set(width, runs);
+    return ckernels_fitting_set(width, runs);
 }
 
 int64_t ckernels_rans_decode(
     uint32_t width, const ckernels_coded_columns *columns, const void *states, const void *words,
     size_t word_count, uint32_t *packed) {
-    return set_of(width)->rans_decode(columns, states, words, word_count, packed);
+    return ckernels_set_of(width)->rans_decode(columns, states, words, word_count, packed);
 }
 
 size_t ckernels_rans_encode(
     uint32_t width, const ckernels_coded_columns *columns, const uint32_t *packed,
     const uint32_t *column_at, uint16_t *area, void *states) {
-    return set_of(width)->rans_encode(columns, packed, column_at, area, states);
+    return ckernels_set_of(width)->rans_encode(columns, packed, column_at, area, states);
 }
 
 int64_t ckernels_scaled_quantise(

@@ -26,12 +26,26 @@ struct kernel_set {
     void (*join)(
         const ckernels_tensor *, const ckernels_split_columns *, const uint32_t *,
         const uint8_t *);
+    void (*multiply)(const ckernels_product *);
+    void (*refer)(
+        const float *, uint32_t, uint32_t, const float *, const float *, uint8_t *);
+    void (*unpack)(const uint32_t *, uint32_t, uint32_t, uint8_t *);
+    int (*values_load)(const ckernels_tensor *, const ckernels_turns *, uint32_t, float *);
+    void (*values_store)(
+        const ckernels_tensor *, const ckernels_turns *, uint32_t, const float *);
+    int64_t (*analyse)(
+        const ckernels_analysis *, uint32_t, uint32_t *, ckernels_escape *, size_t);
 };
 
 extern const struct kernel_set ckernels_scalar_set;
 extern const struct kernel_set ckernels_neon_set;
 extern const struct kernel_set ckernels_avx2_set;
 extern const struct kernel_set ckernels_avx512_set;
+extern const struct kernel_set ckernels_avx512_vnni_set;
+
+const struct kernel_set *ckernels_set_of(uint32_t width);
+/// The set of `width`, or the next narrower one whose vectors divide the runs of channels.
+const struct kernel_set *ckernels_fitting_set(uint32_t width, const uint32_t runs[3]);
 
 /// Mode L for elements of one and of four bytes.
 int64_t ckernels_split_other(

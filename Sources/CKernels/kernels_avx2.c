@@ -10,6 +10,14 @@
 #include "scaled_body.h"
 #include "split_body.h"
 
+#include "predicted_body.h"
+
+#define PRODUCT(name) product_##name
+#define PRODUCT_KERNEL KERNEL
+#define PRODUCT_LANES LANES
+#define PRODUCT_DOT add_products
+#include "product_body.h"
+
 const struct kernel_set ckernels_avx2_set = {
     .vector_width = WIDTH,
     .rans_decode = rans_decode,
@@ -19,6 +27,12 @@ const struct kernel_set ckernels_avx2_set = {
     .restore = restore,
     .split = split,
     .join = join,
+    .multiply = product_multiply,
+    .refer = refer,
+    .unpack = unpack,
+    .values_load = values_load,
+    .values_store = values_store,
+    .analyse = analyse,
 };
 
 #else

@@ -10,6 +10,24 @@
 #include "scaled_body.h"
 #include "split_body.h"
 
+#include "predicted_body.h"
+
+#define PRODUCT(name) product_##name
+#define PRODUCT_KERNEL KERNEL
+#define PRODUCT_LANES LANES
+#define PRODUCT_DOT add_products
+#include "product_body.h"
+#undef PRODUCT
+#undef PRODUCT_KERNEL
+#undef PRODUCT_LANES
+#undef PRODUCT_DOT
+
+#define PRODUCT(name) product_vnni_##name
+#define PRODUCT_KERNEL static UNIT_VNNI
+#define PRODUCT_LANES LANES_VNNI
+#define PRODUCT_DOT add_products_vnni
+#include "product_body.h"
+
 const struct kernel_set ckernels_avx512_set = {
     .vector_width = WIDTH,
     .rans_decode = rans_decode,
@@ -19,6 +37,28 @@ const struct kernel_set ckernels_avx512_set = {
     .restore = restore,
     .split = split,
     .join = join,
+    .multiply = product_multiply,
+    .refer = refer,
+    .unpack = unpack,
+    .values_load = values_load,
+    .values_store = values_store,
+    .analyse = analyse,
+};
+
+const struct kernel_set ckernels_avx512_vnni_set = {
+    .vector_width = WIDTH,
+    .rans_decode = rans_decode,
+    .rans_encode = rans_encode,
+    .quantise = quantise,
+    .restore = restore,
+    .split = split,
+    .join = join,
+    .multiply = product_vnni_multiply,
+    .refer = refer,
+    .unpack = unpack,
+    .values_load = values_load,
+    .values_store = values_store,
+    .analyse = analyse,
 };
 
 #else

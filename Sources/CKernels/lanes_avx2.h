@@ -13,6 +13,9 @@
 #define KERNEL static UNIT
 #define LANES static inline __attribute__((always_inline)) UNIT
 #define WIDTH 8
+/// Sums that a product keeps in registers: rows, and vectors of a row.
+#define TILE_ROWS 4
+#define TILE_VECTORS 2
 #define UNROLLED UNROLL_ALL
 
 typedef __m256i u32v;
@@ -144,6 +147,21 @@ LANES void unzip(f32v *a, f32v *b) {
     f32v high = _mm256_permute2f128_ps(*a, *b, 0x31);
     *a = _mm256_shuffle_ps(low, high, 0x88);
     *b = _mm256_shuffle_ps(low, high, 0xDD);
+}
+
+LANES f32v divide(f32v a, f32v b) { return _mm256_div_ps(a, b); }
+LANES f32v clamped(f32v x, float low, float high) {
+    x = _mm256_and_ps(x, _mm256_cmp_ps(x, x, _CMP_ORD_Q));
+    return _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(low)), _mm256_set1_ps(high));
+}
+LANES u32v bits_of(f32v x) { return _mm256_castps_si256(x); }
+LANES f32v of_bits(u32v x) { return _mm256_castsi256_ps(x); }
+LANES u32v add_products(u32v sums, u32v bytes, u32v numbers) {
+    // Bytes 0 and 2 of each word, then 1 and 3, as numbers of 16 bits.
+    u32v even = _mm256_madd_epi16(
+        both(bytes, splat(0x00FF00FF)), _mm256_srai_epi16(_mm256_slli_epi16(numbers, 8), 8));
+    u32v odd = _mm256_madd_epi16(_mm256_srli_epi16(bytes, 8), _mm256_srai_epi16(numbers, 8));
+    return plus(sums, plus(even, odd));
 }
 
 #endif

@@ -13,6 +13,9 @@
 #define KERNEL static UNIT
 #define LANES static inline __attribute__((always_inline)) UNIT
 #define WIDTH 16
+/// Sums that a product keeps in registers: rows, and vectors of a row.
+#define TILE_ROWS 6
+#define TILE_VECTORS 4
 #define UNROLLED UNROLL_ALL
 
 typedef __m512i u32v;
@@ -127,6 +130,30 @@ LANES void unzip(f32v *a, f32v *b) {
     f32v first = _mm512_permutex2var_ps(*a, even, *b);
     *b = _mm512_permutex2var_ps(*a, odd, *b);
     *a = first;
+}
+
+LANES f32v divide(f32v a, f32v b) { return _mm512_div_ps(a, b); }
+LANES f32v clamped(f32v x, float low, float high) {
+    x = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x);
+    return _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(low)), _mm512_set1_ps(high));
+}
+LANES u32v bits_of(f32v x) { return _mm512_castps_si512(x); }
+LANES f32v of_bits(u32v x) { return _mm512_castsi512_ps(x); }
+LANES u32v add_products(u32v sums, u32v bytes, u32v numbers) {
+    // Bytes 0 and 2 of each word, then 1 and 3, as numbers of 16 bits.
+    u32v even = _mm512_madd_epi16(
+        both(bytes, splat(0x00FF00FF)), _mm512_srai_epi16(_mm512_slli_epi16(numbers, 8), 8));
+    u32v odd = _mm512_madd_epi16(_mm512_srli_epi16(bytes, 8), _mm512_srai_epi16(numbers, 8));
+    return plus(sums, plus(even, odd));
+}
+
+/// The same for CPUs that have an instruction for it.
+#define UNIT_VNNI \
+    __attribute__((target( \
+        "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,bmi2,f16c,popcnt")))
+#define LANES_VNNI static inline __attribute__((always_inline)) UNIT_VNNI
+LANES_VNNI u32v add_products_vnni(u32v sums, u32v bytes, u32v numbers) {
+    return _mm512_dpbusd_epi32(sums, bytes, numbers);
 }
 
 #endif

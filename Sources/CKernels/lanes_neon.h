@@ -11,6 +11,9 @@
 #define KERNEL static
 #define LANES static inline __attribute__((always_inline))
 #define WIDTH 4
+/// Sums that a product keeps in registers: rows, and vectors of a row.
+#define TILE_ROWS 4
+#define TILE_VECTORS 4
 #define UNROLLED UNROLL_ALL
 
 typedef uint32x4_t u32v;
@@ -160,6 +163,32 @@ LANES void unzip(f32v *a, f32v *b) {
     f32v even = vuzp1q_f32(*a, *b);
     *b = vuzp2q_f32(*a, *b);
     *a = even;
+}
+
+LANES f32v divide(f32v a, f32v b) { return vdivq_f32(a, b); }
+LANES f32v clamped(f32v x, float low, float high) {
+    x = vbslq_f32(vceqq_f32(x, x), x, vdupq_n_f32(0));
+    return vminq_f32(vmaxq_f32(x, vdupq_n_f32(low)), vdupq_n_f32(high));
+}
+LANES u32v bits_of(f32v x) { return vreinterpretq_u32_f32(x); }
+LANES f32v of_bits(u32v x) { return vreinterpretq_f32_u32(x); }
+LANES u32v add_products(u32v sums, u32v bytes, u32v numbers) {
+    uint8x16_t b = vreinterpretq_u8_u32(bytes);
+    int8x16_t n = vreinterpretq_s8_u32(numbers);
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+    return vreinterpretq_u32_s32(vusdotq_s32(vreinterpretq_s32_u32(sums), b, n));
+#else
+    int16x8_t low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(b)));
+    int16x8_t high = vreinterpretq_s16_u16(vmovl_u8(vget_high_u8(b)));
+    int16x8_t by_low = vmovl_s8(vget_low_s8(n)), by_high = vmovl_s8(vget_high_s8(n));
+    int32x4_t first = vpaddq_s32(
+        vmull_s16(vget_low_s16(low), vget_low_s16(by_low)),
+        vmull_s16(vget_high_s16(low), vget_high_s16(by_low)));
+    int32x4_t second = vpaddq_s32(
+        vmull_s16(vget_low_s16(high), vget_low_s16(by_high)),
+        vmull_s16(vget_high_s16(high), vget_high_s16(by_high)));
+    return plus(sums, vreinterpretq_u32_s32(vpaddq_s32(first, second)));
+#endif
 }
 
 #endif

@@ -10,6 +10,9 @@
 #define LANES static inline
 #define WIDTH 1
 /// In front of loops over vectors, which other widths unroll.
+/// Sums that a product keeps in registers: rows, and vectors of a row.
+#define TILE_ROWS 4
+#define TILE_VECTORS 4
 #define UNROLLED
 
 typedef uint32_t u32v;
@@ -132,6 +135,22 @@ LANES void zip(f32v *a, f32v *b) {
 LANES void unzip(f32v *a, f32v *b) {
     (void)a;
     (void)b;
+}
+
+LANES f32v divide(f32v a, f32v b) { return a / b; }
+/// From low to high; what is no number becomes 0.
+LANES f32v clamped(f32v x, float low, float high) {
+    if (!(x == x)) return 0;
+    return x < low ? low : x > high ? high : x;
+}
+LANES u32v bits_of(f32v x) { return bits_of_float(x); }
+LANES f32v of_bits(u32v x) { return float_of_bits(x); }
+/// To each lane of `sums` the products of its four bytes, without sign, with four signed numbers.
+LANES u32v add_products(u32v sums, u32v bytes, u32v numbers) {
+    for (int i = 0; i < 32; i += 8) {
+        sums += (bytes >> i & 0xFF) * (uint32_t)(int32_t)(int8_t)(numbers >> i);
+    }
+    return sums;
 }
 
 #endif

@@ -7,6 +7,8 @@ package enum KernelWidth: UInt32, Hashable, Sendable, CaseIterable {
     case neon = 1
     case avx2 = 2
     case avx512 = 3
+    /// With sums of products of bytes.
+    case avx512VNNI = 4
 
     /// Whether this CPU has it.
     package var isAvailable: Bool { ckernels_has_width(rawValue) != 0 }

@@ -13,12 +13,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "CKernelsPredicted.h"
+
 /// Vector units that kernels are written for, ascending by preference.
 enum {
     CKERNELS_WIDTH_SCALAR = 0,
     CKERNELS_WIDTH_NEON = 1,
     CKERNELS_WIDTH_AVX2 = 2,
     CKERNELS_WIDTH_AVX512 = 3,
+    /// The same with sums of products of bytes.
+    CKERNELS_WIDTH_AVX512_VNNI = 4,
 };
 
 /// Whether this CPU runs the kernels of `width`.
@@ -147,6 +151,22 @@ void ckernels_scaled_restore(
 int ckernels_scaled_patch(
     const ckernels_tensor *tensor, const ckernels_scaled_columns *columns, const uint32_t *packed,
     const ckernels_escape *escapes, size_t escape_count);
+
+/// Turns a tensor back to values [row][64 * panel_count]. Whether all are finite, and no larger
+/// than 2^80. Columns beyond the last are left alone.
+int ckernels_values_load(
+    uint32_t width, const ckernels_tensor *tensor, const ckernels_turns *turns,
+    uint32_t panel_count, float *values);
+/// Turns such values, and rounds them into a tensor.
+void ckernels_values_store(
+    uint32_t width, const ckernels_tensor *tensor, const ckernels_turns *turns,
+    uint32_t panel_count, const float *values);
+
+/// Symbols of differences, rounded towards zero from 0.55 on, into packed symbols in natural order;
+/// escapes as in `ckernels_scaled_quantise`, their places being row * column_count + coefficient.
+int64_t ckernels_analyse(
+    uint32_t width, const ckernels_analysis *analysis, uint32_t row_count, uint32_t *packed,
+    ckernels_escape *escapes, size_t escape_limit);
 
 /// How mode L codes the columns of a tensor: an element is rotated left by one bit (but a float8 is
 /// not), its high byte minus the column's offset is the symbol, its other bytes stay raw.
