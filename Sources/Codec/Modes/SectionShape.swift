@@ -38,7 +38,8 @@ package struct SectionShape: Hashable, Sendable {
 /// What the codec needs to work with: arrays of the largest section, and a zstd context. Allocated
 /// once; for one chunk at a time, on one thread at a time.
 ///
-/// Some 14 bytes for each value of the largest section, and 2 MiB; with profiles 12 bytes more.
+/// Some 14 bytes for each value of the largest section, and 2 MiB; with profiles 12 bytes more,
+/// in mode predictive 16 more.
 package final class CodecWorkspace {
     /// Values of the largest section that can be encoded or decoded with it.
     package let valueCountMax: Int
@@ -55,6 +56,8 @@ package final class CodecWorkspace {
     let zstd: Zstd
     /// Made for the first section that is coded with a profile.
     private(set) lazy var kernels = KernelWorkspace(valueCountMax: valueCountMax)
+    /// Made for the first section of mode predictive.
+    private(set) lazy var predictive = PredictiveWorkspace(valueCountMax: valueCountMax)
     private let symbolMemory: OwnedBytes
 
     package init(valueCountMax: Int = 1 << 20) {

@@ -3,13 +3,13 @@ internal import KVCore
 
 /// Decodes the sections of a container whose layout is known.
 struct TensorDecoder {
-    private let reader: ContainerReader
-    private let layout: KVLayout
+    let reader: ContainerReader
+    let layout: KVLayout
     private let tokenCount: Int
-    private let rotation: Rotation?
-    private let workspace: CodecWorkspace
+    let rotation: Rotation?
+    let workspace: CodecWorkspace
     /// The one that the container names; nil: it names none, or another.
-    private let profile: Profile?
+    let profile: Profile?
 
     /// Nil for a container of opaque pieces.
     init?(
@@ -53,6 +53,12 @@ struct TensorDecoder {
     }
 
     func decode(layers: Range<Int>, into payload: PinnedBytes) throws(CodecFault) {
+        if reader.header.mode == .predictive {
+            let end = (layer: layers.upperBound - 1, kind: layout.kinds.last ?? .keys)
+            return try decodeGroups(layers: layers, through: end) { kind in
+                (payload, layout.places(kind, tokenCount: tokenCount))
+            }
+        }
         for kind in layout.kinds {
             let places = layout.places(kind, tokenCount: tokenCount)
             for layer in layers {
@@ -68,22 +74,34 @@ struct TensorDecoder {
         guard target.count == shape.valueCount * type.byteCount else { throw .targetTooSmall }
         let dense = TensorPlaces(dense: shape)
         if type == shape.type {
-            return try decode(layer: layer, kind, into: target, at: dense)
+            return try decode(layer: layer, kind, alone: target, at: dense)
         }
         let values = workspace.kernels.converted.prefix(shape.rawByteCount)
-        try decode(layer: layer, kind, into: values, at: dense)
+        try decode(layer: layer, kind, alone: values, at: dense)
         workspace.load(rows: 0..<shape.rowCount, shape, from: values)
         workspace.store(shape, as: type, into: target)
     }
 
-    private func shape(layer: Int, _ kind: KVKind) -> SectionShape {
+    /// Decodes one section, and no more of others than it needs.
+    private func decode(
+        layer: Int, _ kind: KVKind, alone target: PinnedBytes, at places: TensorPlaces
+    ) throws(CodecFault) {
+        guard reader.header.mode == .predictive else {
+            return try decode(layer: layer, kind, into: target, at: places)
+        }
+        try decodeGroups(layers: layer..<layer + 1, through: (layer, kind)) { which in
+            which == kind ? (target, places) : nil
+        }
+    }
+
+    func shape(layer: Int, _ kind: KVKind) -> SectionShape {
         SectionShape(
             kind, layer: layer, of: layout, tokenCount: tokenCount,
             exactRowCount: reader.header.exactRowCount)
     }
 
-    /// Decodes one section to its places in `payload`.
-    private func decode(
+    /// Decodes one section to its places in `payload`; not one of method predicted.
+    func decode(
         layer: Int, _ kind: KVKind, into payload: PinnedBytes, at places: TensorPlaces
     ) throws(CodecFault) {
         let shape = shape(layer: layer, kind)
@@ -132,8 +150,8 @@ struct TensorDecoder {
         case .quantised:
             try Quantised.decode(
                 shape, from: section, rotation: rotation, origin: reader.header.origin, workspace)
-        case .predicted: throw .profileMissing
-        case .zstd, .exponent, .scalar: throw .section
+        // Other sections are needed for it: `decodeGroups` decodes it in mode predictive.
+        case .zstd, .exponent, .scalar, .predicted: throw .section
         }
     }
 }

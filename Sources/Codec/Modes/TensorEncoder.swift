@@ -9,7 +9,9 @@ struct TensorEncoder {
     private let workspace: CodecWorkspace
     private let rule: QuantisationRule?
     private let profile: Profile?
-    /// The profile's level in mode scalar.
+    /// The profile's level in mode predictive.
+    private let predictiveLevel: Int?
+    /// The same in mode scalar, where there is none in mode predictive.
     private let scalarLevel: Int?
     private let rotation: Rotation?
     private var header: ContainerHeader
@@ -27,12 +29,18 @@ struct TensorEncoder {
         let described = layout.rotation.map { Rotation($0, layerCount: layout.layerCount) }
         let known = profile?.rotation ?? described
         // What is stored before RoPE needs its position, and how it turns.
-        scalarLevel = profile?.index(
-            ofScalar: plan.level, turns: plan.firstPosition != nil && known != nil)
-        let isOfUse = rule == nil ? profile?.hasLosslessColumns ?? false : scalarLevel != nil
+        let turns = plan.firstPosition != nil && known != nil
+        predictiveLevel = profile?.index(ofPredictive: plan.level, turns: turns).flatMap {
+            Self.canPredict(layout, tokenCount, workspace) ? $0 : nil
+        }
+        scalarLevel =
+            predictiveLevel == nil ? profile?.index(ofScalar: plan.level, turns: turns) : nil
+        let isCoded = predictiveLevel != nil || scalarLevel != nil
+        let isOfUse = rule == nil ? profile?.hasLosslessColumns ?? false : isCoded
         self.profile = isOfUse ? profile : nil
-        rotation = rule == nil ? nil : scalarLevel == nil ? described : known
-        let lossy: ContainerMode = scalarLevel == nil ? .cachegen : .scalar
+        rotation = rule == nil ? nil : isCoded ? known : described
+        let lossy: ContainerMode =
+            predictiveLevel != nil ? .predictive : scalarLevel != nil ? .scalar : .cachegen
         header = ContainerHeader(
             mode: rule == nil ? .lossless : lossy, level: plan.level,
             payloadByteCount: payload.count)
@@ -42,7 +50,21 @@ struct TensorEncoder {
         header.firstPosition = plan.firstPosition
         header.tokenCount = tokenCount
         header.layerCount = layout.layerCount
+        if let profile, let predictiveLevel {
+            header.groupLayerCount = profile.levels[predictiveLevel].group
+        }
         if rule != nil { header.exactRowCount = exactRowCount }
+    }
+
+    /// Whether mode predictive has kernels for the values, and room.
+    private static func canPredict(
+        _ layout: KVLayout, _ tokenCount: Int, _ workspace: CodecWorkspace
+    ) -> Bool {
+        layout.type.byteCount > 1
+            && layout.kinds.allSatisfy {
+                workspace.predictive.fits(
+                    rowCount: tokenCount, columnCount: layout.columnCount($0))
+            }
     }
 
     /// Rows at the first positions of a sequence, or that may be.
@@ -105,6 +127,13 @@ struct TensorEncoder {
         let places = layout.places(kind, tokenCount: tokenCount)
         let part = SectionPart(kind)
         let room = writer.room
+        if let predictive = try predictive(shape) {
+            let limit = min(room.count, shape.rawByteCount)
+            if let byteCount = predictive.encode(payload, at: places, into: room.prefix(limit)) {
+                predictive.refer()
+                return writer.append(part, number: layer, .predicted, byteCount: byteCount)
+            }
+        }
         if let (method, byteCount) = try encodeByProfile(shape, at: places, into: room) {
             return writer.append(part, number: layer, method, byteCount: byteCount)
         }
@@ -116,18 +145,41 @@ struct TensorEncoder {
                 rule.layerRule(kind, layer: layer, of: layout.layerCount), rotation: rotation,
                 origin: header.origin, workspace)
             if let byteCount {
+                try referToQuantised(room.prefix(byteCount), shape)
                 return writer.append(part, number: layer, .quantised, byteCount: byteCount)
             }
         }
         let (method, byteCount) = try Planes.encode(shape, into: room, workspace)
+        try predictive(shape)?.refer(to: payload, at: places)
         writer.append(part, number: layer, method, byteCount: byteCount)
+    }
+
+    /// What encodes a section in mode predictive; nil in another.
+    private func predictive(_ shape: SectionShape) throws(CodecFault) -> Predictive? {
+        guard let profile, let predictiveLevel else { return nil }
+        return try Predictive(
+            shape, of: layout, profile, level: predictiveLevel, rotation: rotation,
+            origin: header.origin, workspace)
+    }
+
+    /// Lets later sections refer to what a reader decodes from a quantised one.
+    private func referToQuantised(
+        _ section: PinnedBytes, _ shape: SectionShape
+    ) throws(CodecFault) {
+        guard predictiveLevel != nil else { return }
+        try Quantised.decode(
+            shape, from: section, rotation: rotation, origin: header.origin, workspace)
+        let decoded = workspace.kernels.converted.prefix(shape.rawByteCount)
+        let places = TensorPlaces(dense: shape)
+        workspace.scatter(shape, into: decoded, at: places)
+        try predictive(shape)?.refer(to: decoded, at: places)
     }
 
     /// Encodes a section by what the profile says; nil when that does not win.
     private func encodeByProfile(
         _ shape: SectionShape, at places: TensorPlaces, into room: PinnedBytes
     ) throws(CodecFault) -> (SectionMethod, Int)? {
-        guard let profile else { return nil }
+        guard let profile, predictiveLevel == nil else { return nil }
         let room = room.prefix(min(room.count, shape.rawByteCount))
         if let scalarLevel {
             let scalar = try Scalar(

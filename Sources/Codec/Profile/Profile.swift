@@ -18,6 +18,8 @@ package final class Profile: Sendable {
     let rotation: Rotation?
     /// [level][layer][kind], of mode scalar; empty for levels that cannot be used.
     private let scaled: [[[ScaledColumns]]]
+    /// [layer][kind], of mode predictive; empty where the profile lacks something of it.
+    private let predicted: [[PredictedSection]]
     /// [layer][kind]; empty without tables for it.
     private let split: [[SplitColumns]]
 
@@ -53,6 +55,7 @@ package final class Profile: Sendable {
                 try Self.scaledColumns(items, level, layout, tables, rotation: rotation))
         }
         self.scaled = scaled
+        predicted = try items.predictedSections(self.levels, layout, tables)
         split = try Self.splitColumns(items, layout)
     }
 
@@ -81,6 +84,24 @@ package final class Profile: Sendable {
 
     func scaledColumns(_ level: Int, layer: Int, _ kind: KVKind) -> ScaledColumns {
         scaled[level][layer][Int(kind.rawValue)]
+    }
+
+    /// The place of a level of mode predictive that can be decoded; nil when the profile has none.
+    func index(ofPredictive level: Level) -> Int? {
+        predicted.isEmpty
+            ? nil : levels.firstIndex { $0.level == level && $0.mode == .predictive }
+    }
+
+    /// The same for a chunk that is to be encoded, whose K may be turned back or not.
+    func index(ofPredictive level: Level, turns: Bool) -> Int? {
+        guard let index = index(ofPredictive: level), turns || !levels[index].isBeforeRotation,
+            predicted.joined().allSatisfy(\.columns.isForEncoding)
+        else { return nil }
+        return index
+    }
+
+    func predictedSection(layer: Int, _ kind: KVKind) -> PredictedSection {
+        predicted[layer][Int(kind.rawValue)]
     }
 
     /// Whether mode lossless is better with it.

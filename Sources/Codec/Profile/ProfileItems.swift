@@ -18,6 +18,11 @@ struct ProfileItems {
         case steps = 18
         case classes = 19
         case losslessColumns = 20
+        case referenceSteps = 32
+        case prediction = 33
+        case synthesis = 34
+        case analysis = 35
+        case coefficientClasses = 36
     }
 
     static let headerByteCount = 64
