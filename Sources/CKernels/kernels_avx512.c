@@ -28,38 +28,27 @@
 #define PRODUCT_DOT add_products_vnni
 #include "product_body.h"
 
-const struct kernel_set ckernels_avx512_set = {
-    .vector_width = WIDTH,
-    .rans_decode = rans_decode,
-    .rans_encode = rans_encode,
-    .quantise = quantise,
-    .squares = squares,
-    .restore = restore,
-    .split = split,
-    .join = join,
-    .multiply = product_multiply,
-    .refer = refer,
-    .unpack = unpack,
-    .values_load = values_load,
-    .values_store = values_store,
-    .analyse = analyse,
-};
+/// Both sets differ in their products alone.
+#define KERNEL_SET(product) \
+    { \
+        .vector_width = WIDTH, \
+        .rans_decode = rans_decode, \
+        .rans_encode = rans_encode, \
+        .quantise = quantise, \
+        .squares = squares, \
+        .restore = restore, \
+        .split = split, \
+        .join = join, \
+        .multiply = product, \
+        .refer = refer, \
+        .unpack = unpack, \
+        .values_load = values_load, \
+        .values_store = values_store, \
+        .analyse = analyse, \
+    }
 
-const struct kernel_set ckernels_avx512_vnni_set = {
-    .vector_width = WIDTH,
-    .rans_decode = rans_decode,
-    .rans_encode = rans_encode,
-    .quantise = quantise,
-    .restore = restore,
-    .split = split,
-    .join = join,
-    .multiply = product_vnni_multiply,
-    .refer = refer,
-    .unpack = unpack,
-    .values_load = values_load,
-    .values_store = values_store,
-    .analyse = analyse,
-};
+const struct kernel_set ckernels_avx512_set = KERNEL_SET(product_multiply);
+const struct kernel_set ckernels_avx512_vnni_set = KERNEL_SET(product_vnni_multiply);
 
 #else
 typedef int ckernels_no_avx512;
