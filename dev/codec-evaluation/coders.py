@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import xxhash
-from kvstore_profile import container, learning, predictive, rans, scalar, tables
+from kvstore_profile import container, learning, predictive, rans, row_codes, scalar, tables
 from kvstore_profile.rotary import Shape, rotate
 
 _HEADER = struct.Struct("<4sIBBHBBBB16s16sIIIHBB")
@@ -66,7 +66,7 @@ class ProfileCoder:
         method = 6 if self.mode == "P" else 5
         sections = [(_LAYOUT_PART, 0, _RAW_METHOD, self.description),
                     (_ROTATION_PART, 0, _RAW_METHOD, self.rotation)]
-        for layer, kind, symbols, _, classes in self._sections(chunk, first_position):
+        for layer, kind, symbols, _, classes, codes in self._sections(chunk, first_position):
             order = self._order(classes)
             table = tables.table_of(classes, self.shift)
             coded = symbols[exact:]
@@ -76,6 +76,8 @@ class ProfileCoder:
             written.flat[escapes] = -128
             content = rans.encode(written[:, order], table[order], self.profile.frequencies)
             content += (chunk[layer, kind, :exact].view(np.uint32) >> 16).astype("<u2").tobytes()
+            if codes is not None:
+                content += row_codes.packed(codes[exact:])
             content += np.stack([escapes, coded.flat[escapes]], axis=1).astype("<i4").tobytes()
             sections.append((kind, layer, method, content))
         end = _HEADER.size + _ENTRY.size * len(sections)
@@ -94,13 +96,13 @@ class ProfileCoder:
         return head[:4] + struct.pack("<I", checksum(head[8:])) + head[8:] + body
 
     def _sections(self, chunk: np.ndarray, first_position: int):
-        """Layer, kind, symbols, decoded values before the rotary embedding, classes."""
+        """Layer, kind, symbols, decoded values before the rotary embedding, classes, row codes."""
         stored = chunk.copy()
         for layer in range(self.shape.layer_count):
             stored[layer, 0] = rotate(chunk[layer, 0], self.shape, layer, first_position,
                                       undo=True)
         exact = max(0, scalar.EXACT_ROWS - first_position)
-        return self._predictive(stored, exact) if self.mode == "P" else self._scalar(stored)
+        return self._predictive(stored, exact) if self.mode == "P" else self._scalar(stored, exact)
 
     def _order(self, classes: np.ndarray):
         """Predicted coefficients stand in their own order, columns in that of their classes."""
@@ -110,18 +112,21 @@ class ProfileCoder:
         exact = max(0, scalar.EXACT_ROWS - first_position)
         decoded = np.empty_like(chunk)
         coded, tables_of = [], []
-        for layer, kind, symbols, values, classes in self._sections(chunk, first_position):
+        code_bytes = []
+        for layer, kind, symbols, values, classes, codes in self._sections(chunk, first_position):
             decoded[layer, kind] = values
             order = self._order(classes)
             tables_of.append(tables.table_of(classes, self.shift)[order])
             coded.append(symbols[exact:, order])
-        byte_count = self._byte_count(np.stack(coded), np.stack(tables_of), exact)
+            code_bytes.append(0 if codes is None else len(row_codes.packed(codes[exact:])))
+        byte_count = self._byte_count(np.stack(coded), np.stack(tables_of), exact, code_bytes)
         for layer in range(self.shape.layer_count):
             decoded[layer, 0] = rotate(decoded[layer, 0], self.shape, layer, first_position)
         decoded[:, :, :exact] = chunk[:, :, :exact]
         return Coded(byte_count, to_bfloat16(decoded))
 
-    def _byte_count(self, symbols: np.ndarray, tables_of: np.ndarray, exact: int) -> int:
+    def _byte_count(self, symbols: np.ndarray, tables_of: np.ndarray, exact: int,
+                    code_bytes: list[int]) -> int:
         """Of the container: `symbols[section, row, place]`."""
         clipped = np.clip(symbols, -128, 127)
         has_slot = self.profile.frequencies[tables_of[:, None], clipped + 128] > 0
@@ -130,29 +135,42 @@ class ProfileCoder:
                                           self.profile.frequencies)
         escapes = (~is_coded).sum((1, 2))
         lengths = [len(self.description), len(self.rotation), *(
-            streams + 8 * escapes + 2 * exact * self.shape.column_count)]
+            streams + 8 * escapes + 2 * exact * self.shape.column_count + code_bytes)]
         byte_count = _HEADER.size + _ENTRY.size * len(lengths)
         for length in lengths:
             byte_count = -(-byte_count // 64) * 64 + int(length)
         return byte_count
 
-    def _scalar(self, stored):
+    def _row_codes(self, stored, layer, kind, exact):
+        """Codes of all rows, exact ones too, and their factors."""
+        rows = stored[layer, kind]
+        codes = self.profile.row_codes_of((layer, kind), rows[exact:])
+        if codes is None:
+            return None, 1
+        codes = np.concatenate([np.full(exact, row_codes.UNIT, np.uint8), codes])
+        return codes, row_codes.factors(codes)
+
+    def _scalar(self, stored, exact):
         for (layer, kind), section in self.profile.scalars.items():
             rows = stored[layer, kind]
-            symbols = section.symbols(rows, self.level.step)
-            yield layer, kind, symbols, section.values(symbols, self.level.step), section.classes
+            codes, factors = self._row_codes(stored, layer, kind, exact)
+            symbols = section.symbols(rows, self.level.step, factors)
+            values = section.values(symbols, self.level.step, factors)
+            yield layer, kind, symbols, values, section.classes, codes
 
     def _predictive(self, stored, exact):
+        profile = self.profile
         references: dict[tuple[int, int], np.ndarray] = {}
-        for (layer, kind), section in self.profile.predictors.items():
+        for (layer, kind), section in profile.predictors.items():
             rows = stored[layer, kind]
-            sources = predictive.reference_sections(layer, kind, self.profile.group)
+            codes, factors = self._row_codes(stored, layer, kind, exact)
+            sources = predictive.reference_sections(layer, kind, profile.group, profile.lookback)
             predicted = section.predicted(predictive.joined(references, sources, len(rows)))
-            symbols = section.symbols(rows - predicted, self.level.step)
-            values = section.values(predicted, symbols, self.level.step)
+            symbols = section.symbols(rows - predicted, self.level.step, factors)
+            values = section.values(predicted, symbols, self.level.step, factors)
             values[:exact] = rows[:exact]
             references[layer, kind] = section.references(values)
-            yield layer, kind, symbols, values, section.classes
+            yield layer, kind, symbols, values, section.classes, codes
 
 
 def to_bfloat16(values: np.ndarray) -> np.ndarray:

@@ -3,10 +3,11 @@
 
 Learns a profile of a model of transformers from passages, one JSON object with `text` a line.
 
-  --passages N       how many passages to learn from (default 72)
+  --passages N       how many passages to learn from (default 48)
   --tokens N         tokens of each (default 1024)
-  --fisher N         how many of them also tell what an error costs; 0: all errors cost the
-                     same, for which no gradients are needed (default 16)
+  --fisher N         how many of them also tell what an error costs; 0: what errors cost in
+                     models that were measured, for which no gradients are needed (default 16)
+  --draws N          of the model's answers to each of these passages (default 2)
   --threads N        of torch (default 1)
   --no-predictors    mode scalar alone: a profile of less than a megabyte
   --require NAME=VALUE   a field that a layout's description must have; may be given again
@@ -23,7 +24,9 @@ import numpy as np
 
 from kvstore_profile import container, learning
 from kvstore_profile.rotary import rotate
-from kvstore_profile.scalar import EXACT_ROWS
+
+# Gradients are small; this keeps them within what half precision tells apart.
+GRADIENT_SCALE = 64
 
 
 def arguments() -> argparse.Namespace:
@@ -31,9 +34,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("model")
     parser.add_argument("text", type=Path)
     parser.add_argument("profile", type=Path)
-    parser.add_argument("--passages", type=int, default=72)
+    parser.add_argument("--passages", type=int, default=48)
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--fisher", type=int, default=16)
+    parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-predictors", action="store_true")
     parser.add_argument("--require", action="append", default=[], metavar="NAME=VALUE")
@@ -53,16 +57,19 @@ def passages(model, options: argparse.Namespace) -> list[list[int]]:
     return [cut[index] for index in order[:options.passages]]
 
 
-def fisher_of(model, chosen: list[list[int]]) -> np.ndarray:
-    """`[layer, kind, column, column]`, the mean over tokens."""
-    total, count = None, 0
+def gradients_of(model, chosen: list[list[int]], draws: int, file) -> np.ndarray:
+    """`[passage, draw, layer, kind, token, column]` in a file; of the first three quarters of each
+    passage's tokens, as a prefix out of a cache, by what the model says about the rest."""
+    shape = model.shape
+    prefix_count = len(chosen[0]) * 3 // 4
+    gradients = np.lib.format.open_memmap(
+        file, mode="w+", dtype=np.float16,
+        shape=(len(chosen), draws, shape.layer_count, 2, prefix_count, shape.column_count))
     for number, tokens in enumerate(chosen):
-        gradients = model.sensitivity(tokens, seed=number)[:, :, EXACT_ROWS:]
-        product = np.matmul(gradients.transpose(0, 1, 3, 2), gradients).astype(np.float64)
-        total = product if total is None else total + product
-        count += gradients.shape[2]
+        of_passage = model.sensitivity(tokens, prefix_count, draws, seed=number)
+        gradients[number] = np.clip(of_passage * GRADIENT_SCALE, -60000, 60000)
         tell(f"gradients of passage {number + 1} of {len(chosen)}")
-    return total / count
+    return gradients
 
 
 def main() -> None:
@@ -74,8 +81,12 @@ def main() -> None:
     chosen = passages(model, options)
     if len(chosen) < 2:
         sys.exit(f"profile: fewer than 2 passages of {options.text} have {options.tokens} tokens")
-    fisher = fisher_of(model, chosen[:options.fisher]) if options.fisher else None
-    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+    with (tempfile.NamedTemporaryFile(suffix=".npy") as file,
+          tempfile.NamedTemporaryFile(suffix=".npy") as gradient_file):
+        gradients = None
+        if options.fisher:
+            gradients = gradients_of(model, chosen[:options.fisher], options.draws,
+                                     gradient_file.name)
         dumps = np.lib.format.open_memmap(
             file.name, mode="w+", dtype=np.float16,
             shape=(len(chosen), shape.layer_count, 2, options.tokens, shape.column_count))
@@ -83,7 +94,7 @@ def main() -> None:
             dumps[number] = np.clip(model.keys_and_values(tokens), -60000, 60000)
         tell(f"keys and values of {len(chosen)} passages")
         profile = learning.learn(
-            dumps, fisher, with_predictors=not options.no_predictors, progress=tell,
+            dumps, gradients, with_predictors=not options.no_predictors, progress=tell,
             turn=lambda keys, layer: rotate(keys, shape, layer))
     requirements: dict[str, str | int] = {
         "layers": shape.layer_count, "kv_heads": shape.head_count, "head_dim": shape.head_dim}

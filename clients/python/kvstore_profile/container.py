@@ -13,9 +13,10 @@ from kvstore_profile.learning import Level, Profile
 
 _SCALAR_MODE, _PREDICTIVE_MODE = 4, 5
 _KEYS_BEFORE_ROPE = 1
+_ROW_CODES = (4, 8)  # of K, of V
 _HEADER = struct.Struct("<4sIBxHIIIII32x")
 _ENTRY = struct.Struct("<IIIHBB")
-_LEVEL = struct.Struct("<BBBBfbbb21x")
+_LEVEL = struct.Struct("<BBBBfbbbB20x")
 _ROTATION = struct.Struct("<HHBBxx")
 
 
@@ -96,6 +97,8 @@ def decode(data: bytes) -> Profile:
         tuple(Level(number, step) for number, of_level, _, _, step, *_ in levels
               if of_level == mode) for mode in (_SCALAR_MODE, _PREDICTIVE_MODE))
     profile.group = max(level[3] for level in levels)
+    profile.lookback = 1 if any(level[8] == 1 for level in levels) else 2
+    profile.has_row_codes = tuple(bool(levels[0][2] & flag) for flag in _ROW_CODES)
     for place in ((layer, kind) for layer in range(layer_count) for kind in (0, 1)):
         profile.scalars[place] = scalar.Section(
             numbers(17, place), numbers(18, place), numbers(19, place, "i1").astype(np.int64))
@@ -116,11 +119,13 @@ def _levels(profile: Profile):
     modes = [(_SCALAR_MODE, profile.scalar_levels, 0)]
     if profile.predictors:
         modes.append((_PREDICTIVE_MODE, profile.predictive_levels, profile.group))
+    flags = _KEYS_BEFORE_ROPE + sum(
+        flag for flag, has in zip(_ROW_CODES, profile.has_row_codes, strict=True) if has)
     for mode, levels, group in modes:
+        lookback = 1 if group and profile.lookback == 1 else 0
         for level in levels:
             shift = tables.shift_of(level.step)
-            yield _LEVEL.pack(level.number, mode, _KEYS_BEFORE_ROPE, group, level.step,
-                              shift, 0, 0)
+            yield _LEVEL.pack(level.number, mode, flags, group, level.step, shift, 0, 0, lookback)
 
 
 def _assembled(profile: Profile, entries) -> bytes:

@@ -7,7 +7,7 @@ from typing import Callable
 
 import numpy as np
 
-from kvstore_profile import lossless, predictive, scalar, tables
+from kvstore_profile import lossless, predictive, row_codes, scalar, tables
 
 # Every how many rows count for predictors and for tables: neighbours are alike.
 PREDICTOR_STRIDE = 2
@@ -22,11 +22,12 @@ class Level:
     step: float
 
 
-SCALAR_LEVELS = (Level(3, 0.25), Level(4, 0.43), Level(5, 0.7), Level(6, 1.2))
-PREDICTIVE_LEVELS = (Level(3, 0.15), Level(4, 0.40), Level(5, 0.75), Level(6, 1.5))
+SCALAR_LEVELS = (Level(3, 0.25), Level(4, 0.48), Level(5, 0.8), Level(6, 1.4))
+PREDICTIVE_LEVELS = (Level(3, 0.15), Level(4, 0.42), Level(5, 0.8), Level(6, 1.6))
 # The predictive level that predictors are learnt for: their references have its errors.
 LEARNING_LEVEL = 1
 GROUP = 15
+LOOKBACK = 1
 
 
 @dataclass
@@ -41,39 +42,44 @@ class Profile:
     scalar_levels: tuple[Level, ...] = SCALAR_LEVELS
     predictive_levels: tuple[Level, ...] = PREDICTIVE_LEVELS
     group: int = GROUP
+    lookback: int = LOOKBACK
+    # Whether rows of K, and rows of V, have codes.
+    has_row_codes: tuple[bool, bool] = (False, False)
     # Mode lossless: tables, and of each section the columns' offsets and tables.
     exponent_frequencies: np.ndarray = field(default_factory=lambda: np.zeros((0, 256), np.int64))
     exponents: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
+    def row_codes_of(self, place: tuple[int, int], values: np.ndarray) -> np.ndarray | None:
+        """Of rows `[row, column]` of a chunk; None where this kind has none."""
+        if not self.has_row_codes[place[1]]:
+            return None
+        section = self.scalars[place]
+        return row_codes.of_rows(values, section.means, section.steps)
 
-def learn(dumps: np.ndarray, fisher: np.ndarray | None, *, scalar_ridge: float = 0.1,
+
+def learn(dumps: np.ndarray, gradients: np.ndarray | None, *, scalar_ridge: float = 0.1,
           predictive_ridge: float = 0.5, with_predictors: bool = True,
           turn: Callable[[np.ndarray, int], np.ndarray] | None = None,
           progress: Callable[[str], None] = lambda line: None) -> Profile:
     """`dumps`: `[passage, layer, kind, token, column]`, each passage from position 0 on, keys
-    before the rotary embedding. `fisher`: `[layer, kind, column, column]`, or None. `turn`: what
-    turns a passage's keys of a layer as the engine does; without it nothing is learnt for mode
-    lossless.
+    before the rotary embedding. `gradients`: `[passage, draw, layer, kind, token, column]` of the
+    first passages and their first tokens, or None. `turn`: what turns a passage's keys of a layer
+    as the engine does; without it nothing is learnt for mode lossless.
     """
-    layer_count, column_count = dumps.shape[1], dumps.shape[4]
-    places = [(layer, kind) for layer in range(layer_count) for kind in (0, 1)]
-
-    def rows(place: tuple[int, int]) -> np.ndarray:
-        part = dumps[:, place[0], place[1], scalar.EXACT_ROWS:]
-        return np.asarray(part, np.float32).reshape(-1, column_count)
-
-    profile = Profile(layer_count, column_count, np.zeros(0))
-    profile.scalars = scalar.learn(((place, rows(place)) for place in places), fisher,
-                                   layer_count, scalar_ridge)
+    learner = _Learner(dumps, progress)
+    profile = learner.profile
+    if gradients is not None:
+        learner.learn_costs(gradients)
+        progress("what errors cost")
+    profile.scalars = scalar.learn(learner.sections(), learner.fisher, profile.layer_count,
+                                   scalar_ridge)
+    if gradients is None:  # only now are there steps, and by them codes of rows
+        profile.has_row_codes = (False, True)
+        profile.scalars = scalar.learn(learner.sections(), None, profile.layer_count, scalar_ridge)
     progress("means and steps")
-    samples = []
-    for place, section in profile.scalars.items():
-        for level in profile.scalar_levels:
-            symbols = section.symbols(rows(place)[::TABLE_STRIDE], level.step)
-            samples.append((section, np.clip(symbols, -128, 127).astype(np.int8),
-                            level.step))
+    samples = learner.scalar_samples()
     if with_predictors:
-        samples += _learn_predictors(profile, rows, fisher, predictive_ridge, progress)
+        samples += learner.learn_predictors(predictive_ridge)
     _learn_tables(profile, samples)
     if turn is not None:
         _learn_exponents(profile, dumps, turn)
@@ -81,44 +87,90 @@ def learn(dumps: np.ndarray, fisher: np.ndarray | None, *, scalar_ridge: float =
     return profile
 
 
-def _learn_predictors(profile, rows, fisher, ridge, progress):
-    """Layer by layer, each from the references that a decoder of the layers before it has."""
-    level = profile.predictive_levels[LEARNING_LEVEL]
-    metrics = {}
-    logarithms = []
-    for place in profile.scalars:
-        layer, kind = place
-        metric = predictive.metric_of(None if fisher is None else fisher[layer, kind],
-                                      profile.column_count, ridge)
-        covariance = np.cov(rows(place)[::TABLE_STRIDE], rowvar=False)
-        logarithms.append(np.log(np.trace(metric @ covariance) / profile.column_count))
-        metrics[place] = metric
-    metric_scale = float(np.exp(-np.mean(logarithms)))
+class _Learner:
+    """Of one model."""
 
-    samples = []
-    references: dict[tuple[int, int], np.ndarray] = {}
-    products = predictive.Products(references)
-    for place in profile.scalars:
-        layer, kind = place
-        of_section = rows(place)[::PREDICTOR_STRIDE]
-        sources = predictive.reference_sections(layer, kind, profile.group)
-        section = predictive.learn_section(of_section, sources, products,
-                                           profile.scalars[place].means,
-                                           metrics[place] * metric_scale)
-        predicted = section.predicted(
-            predictive.joined(references, sources, len(of_section)))
-        residuals = of_section - predicted
-        symbols = section.symbols(residuals, level.step)
-        references[place] = section.references(section.values(predicted, symbols, level.step))
-        for old in [key for key in references if key[0] < layer - 2 + kind]:
-            del references[old]
-        profile.predictors[place] = section
-        for other in profile.predictive_levels:
-            coded = section.symbols(residuals[::TABLE_STRIDE // PREDICTOR_STRIDE], other.step)
-            samples.append((section, np.clip(coded, -128, 127).astype(np.int8), other.step))
-        if kind == 1:
-            progress(f"predictors of layer {layer}")
-    return samples
+    def __init__(self, dumps: np.ndarray, progress: Callable[[str], None]) -> None:
+        self.dumps, self.progress = dumps, progress
+        self.profile = Profile(dumps.shape[1], dumps.shape[4], np.zeros(0))
+        self.places = [(layer, kind) for layer in range(dumps.shape[1]) for kind in (0, 1)]
+        # Of each (layer, kind), or None: `[column, column]`.
+        self.fisher: dict[tuple[int, int], np.ndarray] | None = None
+
+    def rows(self, place: tuple[int, int]) -> np.ndarray:
+        part = self.dumps[:, place[0], place[1], scalar.EXACT_ROWS:]
+        return np.asarray(part, np.float32).reshape(-1, self.profile.column_count)
+
+    def factors(self, place: tuple[int, int], rows: np.ndarray) -> np.ndarray:
+        """`[row, 1]`, of all of `rows(place)`."""
+        if not self.profile.has_row_codes[place[1]]:
+            return np.ones((len(rows), 1), np.float32)
+        codes = [self.profile.row_codes_of(place, of_passage)
+                 for of_passage in np.split(rows, len(self.dumps))]
+        return row_codes.factors(np.concatenate(codes))
+
+    def sections(self):
+        for place in self.places:
+            rows = self.rows(place)
+            yield place, rows, self.factors(place, rows)
+
+    def learn_costs(self, gradients: np.ndarray) -> None:
+        """The Fisher matrix of each section: the mean of the gradients' outer products."""
+        self.fisher = {}
+        for layer, kind in self.places:
+            part = np.asarray(gradients[:, :, layer, kind, scalar.EXACT_ROWS:], np.float32)
+            rows = part.reshape(-1, part.shape[-1])
+            self.fisher[layer, kind] = (rows.T @ rows).astype(np.float64) / len(rows)
+
+    def scalar_samples(self) -> list:
+        samples = []
+        for place, rows, factors in self.sections():
+            section = self.profile.scalars[place]
+            for level in self.profile.scalar_levels:
+                symbols = section.symbols(rows[::TABLE_STRIDE], level.step,
+                                          factors[::TABLE_STRIDE])
+                samples.append((section, np.clip(symbols, -128, 127).astype(np.int8), level.step))
+        return samples
+
+    def learn_predictors(self, ridge: float) -> list:
+        """Layer by layer, each from the references that a decoder of the layers before it has."""
+        profile = self.profile
+        level = profile.predictive_levels[LEARNING_LEVEL]
+        metrics, logarithms = {}, []
+        for place, rows, factors in self.sections():
+            covariance = np.cov((rows / factors)[::TABLE_STRIDE], rowvar=False)
+            metrics[place] = predictive.metric_of(
+                None if self.fisher is None else self.fisher[place],
+                np.sqrt(np.diag(covariance)), ridge, scalar.usual_step(*place, profile.layer_count))
+            logarithms.append(np.log(np.trace(metrics[place] @ covariance)
+                                     / profile.column_count))
+        metric_scale = float(np.exp(-np.mean(logarithms)))
+
+        samples = []
+        references: dict[tuple[int, int], np.ndarray] = {}
+        for place, rows, factors in self.sections():
+            layer, kind = place
+            rows, factors = rows[::PREDICTOR_STRIDE], factors[::PREDICTOR_STRIDE]
+            sources = predictive.reference_sections(layer, kind, profile.group, profile.lookback)
+            referred = predictive.joined(references, sources, len(rows))
+            section = predictive.learn_section(rows, factors, referred,
+                                               profile.scalars[place].means,
+                                               metrics[place] * metric_scale)
+            predicted = section.predicted(referred)
+            residuals = rows - predicted
+            symbols = section.symbols(residuals, level.step, factors)
+            references[place] = section.references(
+                section.values(predicted, symbols, level.step, factors))
+            for old in [key for key in references if key[0] < layer - profile.lookback + kind]:
+                del references[old]
+            profile.predictors[place] = section
+            stride = TABLE_STRIDE // PREDICTOR_STRIDE
+            for other in profile.predictive_levels:
+                coded = section.symbols(residuals[::stride], other.step, factors[::stride])
+                samples.append((section, np.clip(coded, -128, 127).astype(np.int8), other.step))
+            if kind == 1:
+                self.progress(f"predictors of layer {layer}")
+        return samples
 
 
 def _learn_exponents(profile, dumps, turn, passage_count: int = 12) -> None:

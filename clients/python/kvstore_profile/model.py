@@ -12,9 +12,9 @@ from typing import Iterator
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from kvstore_profile.rotary import Shape
+from kvstore_profile.rotary import Shape, rotate
 
 # Positions whose logits are computed at once: the vocabulary's width times this many floats.
 LOGIT_POSITIONS = 128
@@ -49,15 +49,28 @@ class Model:
             self.network.model(torch.tensor([tokens]), use_cache=False)
         return self._columns(record, lambda tensor: tensor)
 
-    def sensitivity(self, tokens: list[int], seed: int) -> np.ndarray:
-        """Gradients, in the axes of `keys_and_values`, of the log-likelihood of labels that are
-        drawn from the model itself. The mean of their outer products over draws and tokens is the
-        Fisher information: half of x'Fx is the divergence that an error x causes."""
+    def sensitivity(self, tokens: list[int], prefix_count: int, draws: int,
+                    seed: int) -> np.ndarray:
+        """Gradients `[draw, layer, kind, token of the prefix, column]`, by the prefix' keys before
+        the rotary embedding and values, of the log-likelihood of labels that are drawn from the
+        model itself for all tokens behind the prefix. The mean of their outer products is the
+        Fisher information: half of x'Fx is the divergence behind a prefix with an error x, as when
+        its keys and values come out of a cache."""
         generator = torch.Generator().manual_seed(seed)
-        with self._recording() as record, torch.enable_grad():
-            embedded = self.network.get_input_embeddings()(torch.tensor([tokens]))
-            hidden = self.network.model(
-                inputs_embeds=embedded.requires_grad_(True), use_cache=False).last_hidden_state
+        with torch.inference_mode():
+            known = DynamicCache()
+            self.network.model(torch.tensor([tokens[:prefix_count]]), past_key_values=known,
+                               use_cache=True)
+        cache = DynamicCache(config=self.config)
+        leaves = []
+        for index, layer in enumerate(known.layers):
+            pair = [part.clone().requires_grad_(True) for part in (layer.keys, layer.values)]
+            leaves += pair
+            cache.update(*pair, index)
+        hidden = self.network.model(torch.tensor([tokens[prefix_count:]]), past_key_values=cache,
+                                    use_cache=True).last_hidden_state
+        result = []
+        for draw in range(draws):
             at_output = torch.empty_like(hidden)
             for start in range(0, hidden.shape[1], LOGIT_POSITIONS):
                 block = hidden[:, start:start + LOGIT_POSITIONS].detach().requires_grad_(True)
@@ -66,8 +79,16 @@ class Model:
                     labels = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
                 torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
                 at_output[:, start:start + LOGIT_POSITIONS] = block.grad
-            hidden.backward(at_output)
-        return self._columns(record, lambda tensor: tensor.grad)
+            result.append(torch.autograd.grad(hidden, leaves, at_output,
+                                              retain_graph=draw + 1 < draws))
+        return np.stack([self._unturned(gradients) for gradients in result])
+
+    def _unturned(self, gradients) -> np.ndarray:
+        """A turn keeps lengths, so a gradient turns back as keys do."""
+        columns = self.shape.column_count
+        rows = [gradient[0].transpose(0, 1).reshape(-1, columns).numpy() for gradient in gradients]
+        keys = [rotate(part, self.shape, layer, undo=True) for layer, part in enumerate(rows[::2])]
+        return np.stack([np.stack(pair) for pair in zip(keys, rows[1::2], strict=True)])
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         logits = self.network.lm_head(hidden)

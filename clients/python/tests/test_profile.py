@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import xxhash
 
-from kvstore_profile import container, learning, lossless, predictive, rans, scalar, tables
+from kvstore_profile import (container, learning, lossless, predictive, rans, row_codes, scalar,
+                             tables)
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / "dev" / "codec-evaluation"))
 import scoring  # noqa: E402
@@ -87,18 +88,48 @@ def test_a_damaged_stream_does_not_end_as_it_must(profile):
 def test_an_error_is_at_most_half_a_step(profile, dumps):
     for (layer, kind), section in profile.scalars.items():
         rows = dumps[1, layer, kind]
+        codes = profile.row_codes_of((layer, kind), rows)
+        factors = 1 if codes is None else row_codes.factors(codes)
         for level in profile.scalar_levels:
-            back = section.values(section.symbols(rows, level.step), level.step)
-            limit = section.steps * level.step * 0.5 + np.abs(rows).max() * 2.0 ** -20
+            symbols = section.symbols(rows, level.step, factors)
+            back = section.values(symbols, level.step, factors)
+            limit = section.steps * level.step * factors * 0.5 + np.abs(rows).max() * 2.0 ** -20
             assert (np.abs(back - rows) <= limit).all(), (layer, kind, level)
 
 
-def test_weights_make_finer_steps(dumps):
-    fisher = np.tile(np.eye(COLUMNS), (LAYERS, 2, 1, 1))
-    fisher[:, 0, 3, 3] = 400
-    with_weights = learning.learn(dumps, fisher, with_predictors=False)
+def test_gradients_make_finer_steps(dumps):
+    gradients = np.random.default_rng(SEED).normal(size=(3, 2, LAYERS, 2, 40, COLUMNS))
+    gradients[:, :, :, 0, :, 3] *= 20
+    with_weights = learning.learn(dumps, gradients, with_predictors=False)
     steps = with_weights.scalars[1, 0].steps
     assert steps[3] * 3 < np.delete(steps, 3).min()
+    assert with_weights.has_row_codes == (False, False)
+
+
+def test_rows_of_v_have_codes_where_no_gradients_tell_more(profile, dumps):
+    assert profile.has_row_codes == (False, True)
+    rows = dumps[0, 1, 1].copy()
+    means = profile.scalars[1, 1].means
+    rows[5] = means + 4 * (rows[5] - means)
+    assert profile.row_codes_of((1, 0), rows) is None
+    codes = profile.row_codes_of((1, 1), rows).astype(int)
+    assert codes[5] > np.delete(codes, 5).mean() + 5
+    assert codes.min() >= 0 and codes.max() <= row_codes.HIGHEST
+    assert row_codes.factors(np.array([8, 12, 0, 9])).ravel() == pytest.approx(
+        [1, 2, 0.25, 2 ** 0.25])
+
+
+def test_row_codes_are_packed_in_pairs():
+    assert row_codes.packed(np.array([1, 2, 15], np.uint8)) == bytes([0x21, 0x0F])
+    assert row_codes.packed(np.array([7, 8], np.uint8)) == bytes([0x87])
+    assert row_codes.packed(np.array([], np.uint8)) == b""
+
+
+def test_the_analysis_undoes_the_rounded_synthesis(profile):
+    for section in profile.predictors.values():
+        assert np.abs(section.synthesis).max() <= 127
+        product = (section.synthesis * section.synthesis_scales) @ section.analysis
+        assert product == pytest.approx(np.eye(COLUMNS), abs=1e-4)
 
 
 def encoded(section_symbols, frequencies):
@@ -113,10 +144,12 @@ def test_prediction_takes_fewer_bits_for_the_same_error(profile, dumps):
     references, squares, parts = {}, [], []
     for (layer, kind), section in profile.predictors.items():
         rows = dumps[2, layer, kind]
-        sources = predictive.reference_sections(layer, kind, profile.group)
+        codes = profile.row_codes_of((layer, kind), rows)
+        factors = 1 if codes is None else row_codes.factors(codes)
+        sources = predictive.reference_sections(layer, kind, profile.group, profile.lookback)
         predicted = section.predicted(predictive.joined(references, sources, len(rows)))
-        symbols = section.symbols(rows - predicted, level.step)
-        values = section.values(predicted, symbols, level.step)
+        symbols = section.symbols(rows - predicted, level.step, factors)
+        values = section.values(predicted, symbols, level.step, factors)
         references[layer, kind] = section.references(values)
         squares.append(((rows - values) ** 2).mean())
         parts.append((symbols, section.classes, tables.shift_of(level.step)))
@@ -140,11 +173,12 @@ def test_a_decoder_needs_whole_numbers_only(profile):
 
 
 def test_references_stay_in_their_group():
-    assert predictive.reference_sections(10, 0, 10) == []
-    assert predictive.reference_sections(10, 1, 10) == [(10, 0)]
-    assert predictive.reference_sections(11, 0, 10) == [(10, 0), (10, 1)]
-    assert predictive.reference_sections(13, 1, 10) == [
+    assert predictive.reference_sections(10, 0, 10, 2) == []
+    assert predictive.reference_sections(10, 1, 10, 2) == [(10, 0)]
+    assert predictive.reference_sections(11, 0, 10, 2) == [(10, 0), (10, 1)]
+    assert predictive.reference_sections(13, 1, 10, 2) == [
         (13, 0), (12, 0), (12, 1), (11, 0), (11, 1)]
+    assert predictive.reference_sections(13, 1, 10, 1) == [(13, 0), (12, 0), (12, 1)]
 
 
 def test_exponents_of_a_column_take_few_bits():
@@ -185,6 +219,7 @@ def test_a_profile_comes_back(profile):
     turns = container.rotation(np.array([[1.0, 0.1]]), (0,) * LAYERS)
     back = container.decode(container.encode(profile, fields, turns, ""))
     assert (back.frequencies == profile.frequencies).all() and back.group == profile.group
+    assert (back.lookback, back.has_row_codes) == (profile.lookback, profile.has_row_codes)
     assert [level.number for level in back.predictive_levels] == [3, 4, 5, 6]
     for place, section in profile.predictors.items():
         for name in vars(section):
