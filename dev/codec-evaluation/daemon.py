@@ -97,8 +97,9 @@ class Daemon:
         ready = os.path.join(self.folder.name, "ready.json")
         listen = os.path.join(self.folder.name, "kvstored.sock")
         self.process = subprocess.Popen(
-            [path, "--listen-unix-socket", listen, "--memory-budget", "1GiB",
-             "--ready-file", ready, "--log-format", "text", "--log-level", "warning"])
+            [path, "--listen-unix-socket", listen, "--listen-tcp", "off",
+             "--memory-budget", "1GiB", "--ready-file", ready, "--log-format", "text",
+             "--log-level", "warning"])
         for _ in range(200):
             if self.process.poll() is not None:
                 raise RuntimeError(f"{path} ended with status {self.process.returncode}")
@@ -125,8 +126,9 @@ class DaemonCoder:
 
     def __init__(self, connection: Connection, shape, level: str, profile: bytes | None) -> None:
         self.connection, self.level, self.mode = connection, LEVELS[level], "none"
+        # A layout of its own for each profile: a layout's choice is made once.
         description = description_of(
-            shape, evaluation="with a profile" if profile else "without a profile")
+            shape, evaluation=container.profile_hash(profile).hex() if profile else "none")
         self.layout = hashlib.sha256(description).digest()[:16]
         self._put_once(connection.key(b"l1", self.layout), description)
         if profile:

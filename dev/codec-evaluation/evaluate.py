@@ -4,13 +4,13 @@
 Replaces the keys and values of a prefix by what the codec makes of them, and compares what the
 model says about the real text behind it with what it says by the exact ones.
 
-  --kvstored PATH         modes lossless, cachegen and scalar by this daemon's own code
-  --coders a,b            what to judge: plain (the daemon without a profile), profiled (with it),
-                          S, P (modes scalar and predictive in NumPy, which is slow); default: all
-                          that can be
+  --kvstored PATH         by this daemon's own code
+  --coders a,b            what to judge: plain (the daemon without a profile), scalar and predictive
+                          (with it), S and P (modes scalar and predictive in NumPy, which is slow);
+                          default: those of the daemon, or without one those of NumPy
   --levels Q1,Q2,...      (default L0,Q1,Q2,Q3,Q4)
   --passages N            of the text, the first N that are long enough (default 8)
-  --needles N             retrieval: N passages with a fact at each of five depths (default 2)
+  --needles N             retrieval: N passages with twenty facts each (default 2)
   --history               also chunks that are computed from coded chunks before them
 """
 from __future__ import annotations
@@ -32,8 +32,6 @@ from transformers import DynamicCache
 PREFIX_TOKENS = 1024
 SCORED_TOKENS = 256
 CHUNK_TOKENS = 256
-DEPTHS = (0.05, 0.25, 0.5, 0.75, 0.95)
-NAMES = ("Alice", "Robert", "Maria", "Thomas", "Julia")
 
 
 class Judge:
@@ -124,6 +122,8 @@ def judge_texts(judge, contenders, texts, passage_count, with_history) -> None:
             scores.add(exact[:-1], judge.log_probabilities(history, scored)[:-1], behind)
     for name, scores in results.items():
         print(scores.row(name[1], contenders[name].mode), flush=True)
+    for name, scores in results.items():
+        print(scores.spread(name[1], contenders[name].mode), flush=True)
     for name, scores in histories.items():
         row = scores.row(name[1], contenders[name].mode)
         print(row.replace("codec:", "codec-history:", 1), flush=True)
@@ -136,47 +136,54 @@ def answers(judge, chunks, question, answer) -> bool:
 
 
 def judge_needles(judge, contenders, texts, count) -> None:
+    """In each text `scoring.NAMES` facts, from its beginning to its end. What a codec loses is what
+    the exact keys and values still answer."""
     found = dict.fromkeys(["exact", *contenders], 0)
+    lost = dict.fromkeys(contenders, 0)
+    plain = judge.model.tokenizer
     total = 0
     for index, text in enumerate(texts[:count]):
-        for depth, name in zip(DEPTHS, NAMES, strict=True):
-            number = 1000 + (total + 1) * 617 % 9000
-            with_needle = scoring.needle_text(text[:3200], depth, name, number)
-            tokens = judge.model.all_tokens(with_needle)
-            chunks = judge.exact_chunks(tokens)
-            plain = judge.model.tokenizer
-            question = plain(f"\n\nThe secret number of {name} is",
-                             add_special_tokens=False).input_ids
-            answer = plain(f" {number}.", add_special_tokens=False).input_ids
-            total += 1
-            found["exact"] += answers(judge, chunks, question, answer)
-            for contender, coder in contenders.items():
-                coded = coded_chunks(coder, chunks, scoring.Scores())
-                found[contender] += answers(judge, coded, question, answer)
-    for contender, right in found.items():
-        level, mode = ("raw", "exact") if contender == "exact" else (
-            contender[1], contenders[contender].mode)
-        print(f"codec-needle: level={level} mode={mode} found={right} of={total}", flush=True)
+        facts = scoring.facts(index)
+        tokens = judge.model.all_tokens(scoring.needle_text(text, facts))
+        chunks = judge.exact_chunks(tokens)
+        asked = [(plain(scoring.QUESTION.format(name=name), add_special_tokens=False).input_ids,
+                  plain(f" {number}.", add_special_tokens=False).input_ids)
+                 for name, number in facts]
+        exact = [answers(judge, chunks, *each) for each in asked]
+        total += len(asked)
+        found["exact"] += sum(exact)
+        for contender, coder in contenders.items():
+            coded = coded_chunks(coder, chunks, scoring.Scores())
+            right = [answers(judge, coded, *each) for each in asked]
+            found[contender] += sum(right)
+            lost[contender] += sum(had and not has for had, has in zip(exact, right, strict=True))
+    print(f"codec-needle: level=raw mode=exact found={found['exact']} lost=0 of={total}",
+          flush=True)
+    for contender, coder in contenders.items():
+        print(f"codec-needle: level={contender[1]} mode={coder.mode} found={found[contender]} "
+              f"lost={lost[contender]} of={total}", flush=True)
 
 
 def contenders_of(options, judge) -> tuple[dict, daemon.Daemon | None]:
     """By (who, level)."""
     data = options.profile.read_bytes()
     profile = container.decode(data)
-    wanted = options.coders.split(",") if options.coders else (
-        ["plain", "profiled", "P"] if options.kvstored else ["S", "P"])
-    levels = options.levels.split(",")
-    contenders: dict = {}
     server = daemon.Daemon(options.kvstored) if options.kvstored else None
-    for who, used in (("plain", None), ("profiled", data)):
+    wanted = options.coders.split(",") if options.coders else (
+        ["plain", "scalar", "predictive"] if server else ["S", "P"])
+    contenders: dict = {}
+    for who, used in (("plain", None), ("scalar", container.without_predictors(data)),
+                      ("predictive", data)):
         if who in wanted and server is not None:
-            for level in levels:
-                contenders[who, level] = daemon.DaemonCoder(
-                    server.connection, judge.shape, level, used)
+            for level in options.levels.split(","):
+                # Mode lossless is the same with both profiles.
+                if level != "L0" or who != "predictive":
+                    contenders[who, level] = daemon.DaemonCoder(
+                        server.connection, judge.shape, level, used)
     for mode, of_mode in (("S", profile.scalar_levels), ("P", profile.predictive_levels)):
         for level in of_mode:
             name = f"Q{level.number - 2}"
-            if mode in wanted and name in levels:
+            if mode in wanted and name in options.levels.split(","):
                 contenders[mode, name] = coders.ProfileCoder(
                     profile, data, judge.shape, mode, level)
     return contenders, server

@@ -50,6 +50,12 @@ class Scores:
         }
         return "codec: " + " ".join(f"{name}={value}" for name, value in facts.items())
 
+    def spread(self, level: str, mode: str) -> str:
+        """A line about how passages differ in their mean divergence."""
+        of_passages = [passage.mean() for passage in self.divergences]
+        return (f"codec-passages: level={level} mode={mode} kl_median={np.median(of_passages):.5f} "
+                f"kl_lowest={min(of_passages):.5f} kl_highest={max(of_passages):.5f}")
+
 
 def _speed(byte_count: int, seconds: float) -> str:
     return f"{byte_count / seconds / 1e9:.3f}" if seconds > 0 else "none"
@@ -60,8 +66,32 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def needle_text(haystack: str, depth: float, name: str, number: int) -> str:
-    """A text with one fact in it, `depth` (0 to 1) of the way down, at the end of a sentence."""
-    place = haystack.find(". ", int(depth * len(haystack)))
-    place = int(depth * len(haystack)) if place < 0 else place + 2
-    return f"{haystack[:place]}The secret number of {name} is {number}. {haystack[place:]}"
+NAMES = ("Alice", "Robert", "Maria", "Thomas", "Julia", "Peter", "Sarah", "David", "Laura", "Henry",
+         "Emma", "Frank", "Helen", "Oscar", "Diana", "George", "Nina", "Victor", "Clara", "Simon")
+HAYSTACK_CHARACTERS = 2600
+FACT = "The secret number of {name} is {number}. "
+QUESTION = "\n\nThe secret number of {name} is"
+
+
+def facts(seed: int) -> list[tuple[str, int]]:
+    """A number of four digits for each name; others in each text."""
+    numbers = np.random.default_rng(seed).integers(1000, 10000, len(NAMES))
+    return [(name, int(number)) for name, number in zip(NAMES, numbers, strict=True)]
+
+
+def needle_text(text: str, wanted: list[tuple[str, int]]) -> str:
+    """The beginning of a text with facts in it, evenly spread over it at the ends of sentences, or
+    of words where a text has no sentences."""
+    result, place = "", 0
+    for index, (name, number) in enumerate(wanted):
+        depth = int((index + 0.5) / len(wanted) * HAYSTACK_CHARACTERS)
+        for mark in (". ", " "):
+            end = text.find(mark, max(depth, place), depth + 200)
+            if end >= 0:
+                end += len(mark)
+                break
+        else:
+            end = max(depth, place)
+        result += text[place:end] + FACT.format(name=name, number=number)
+        place = end
+    return result + text[place:HAYSTACK_CHARACTERS]

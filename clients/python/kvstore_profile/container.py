@@ -14,6 +14,7 @@ from kvstore_profile.learning import Level, Profile
 _SCALAR_MODE, _PREDICTIVE_MODE = 4, 5
 _KEYS_BEFORE_ROPE = 1
 _ROW_CODES = (4, 8)  # of K, of V
+_PREDICTIVE_ITEMS = range(32, 37)
 _HEADER = struct.Struct("<4sIBxHIIIII32x")
 _ENTRY = struct.Struct("<IIIHBB")
 _LEVEL = struct.Struct("<BBBBfbbbB20x")
@@ -76,9 +77,19 @@ def encode(profile: Profile, requirements: dict[str, str | int], rotation_item: 
     return _assembled(profile, sorted(entries, key=lambda entry: entry[:3]))
 
 
-def decode(data: bytes) -> Profile:
-    """A profile that `encode` made, to judge it with: only little of it is checked."""
-    magic, _, version, layer_count, entry_count, columns, *_ = _HEADER.unpack_from(data)
+def without_predictors(data: bytes) -> bytes:
+    """The same profile without what mode predictive needs."""
+    profile = decode(data)
+    items = {place: content for place, content in _items(data).items()
+             if place[0] not in _PREDICTIVE_ITEMS}
+    profile.predictors = {}
+    items[2, 0, 0] = b"".join(_levels(profile))
+    return _assembled(profile, [(*place, content) for place, content in sorted(items.items())])
+
+
+def _items(data: bytes) -> dict[tuple[int, int, int], bytes]:
+    """By (item, layer, kind)."""
+    magic, _, version, _, entry_count, *_ = _HEADER.unpack_from(data)
     if (magic, version) != (b"KVP1", 1):
         raise ValueError("not a profile of version 1")
     items = {}
@@ -86,6 +97,13 @@ def decode(data: bytes) -> Profile:
         offset, size, _, layer, kind, item = _ENTRY.unpack_from(
             data, _HEADER.size + _ENTRY.size * index)
         items[item, layer, kind] = data[offset:offset + size]
+    return items
+
+
+def decode(data: bytes) -> Profile:
+    """A profile that `encode` made, to judge it with: only little of it is checked."""
+    items = _items(data)
+    _, _, _, layer_count, _, columns, _, _, lossless_count = _HEADER.unpack_from(data)
 
     def numbers(item: int, place: tuple[int, int], form: str = "<f4") -> np.ndarray:
         return np.frombuffer(items[(item, *place)], form)
@@ -93,6 +111,8 @@ def decode(data: bytes) -> Profile:
     levels = list(_LEVEL.iter_unpack(items[2, 0, 0]))
     frequencies = np.frombuffer(items[3, 0, 0], "<u2").reshape(-1, 256).astype(np.int64)
     profile = Profile(layer_count, columns, frequencies)
+    if lossless_count:
+        profile.exponent_frequencies = np.frombuffer(items[5, 0, 0], "<u2").reshape(-1, 256)
     profile.scalar_levels, profile.predictive_levels = (
         tuple(Level(number, step) for number, of_level, _, _, step, *_ in levels
               if of_level == mode) for mode in (_SCALAR_MODE, _PREDICTIVE_MODE))

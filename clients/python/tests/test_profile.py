@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a profile is learnt by, and what it is written as; on made-up keys and values."""
-import itertools
 import pathlib
 import struct
 import sys
@@ -244,12 +243,40 @@ def test_scores_of_a_codec_that_changes_nothing_and_of_one_that_does():
     divergence = (shares * (exact - scoring.log_softmax(exact * 0.5))).sum(1).mean()
     assert f" kl={divergence:.5f} " in other.row("Q1", "S")
     assert " top1=1.0000 " in other.row("Q1", "S")
+    assert other.spread("Q1", "S") == (
+        f"codec-passages: level=Q1 mode=S kl_median={divergence:.5f} kl_lowest={divergence:.5f} "
+        f"kl_highest={divergence:.5f}")
 
 
-def test_needles_stand_at_their_depth():
-    haystack = "".join(f"Sentence number {index}. " for index in range(200))
-    for depth, number in itertools.product((0, 0.3, 0.9), (17, 4711)):
-        text = scoring.needle_text(haystack, depth, "Alice", number)
-        place = text.index(f"The secret number of Alice is {number}. ")
-        assert abs(place - depth * len(haystack)) < 30
-        assert text.replace(f"The secret number of Alice is {number}. ", "") == haystack
+def test_needles_are_spread_over_a_text():
+    text = "".join(f"Sentence number {index}. " for index in range(400))
+    wanted = scoring.facts(7)
+    with_facts = scoring.needle_text(text, wanted)
+    places = []
+    for name, number in wanted:
+        fact = scoring.FACT.format(name=name, number=number)
+        places.append(with_facts.index(fact))
+        with_facts = with_facts.replace(fact, "")
+    assert with_facts == text[:len(with_facts)] and places == sorted(places)
+    # Each stands at its depth; those before it are taken out already.
+    for index, place in enumerate(places):
+        assert abs(place - (index + 0.5) / 20 * scoring.HAYSTACK_CHARACTERS) < 60
+
+
+def test_needles_find_room_in_a_text_without_sentences():
+    text = scoring.needle_text("x" * 4000, scoring.facts(1))
+    assert all(scoring.FACT.format(name=name, number=number) in text
+               for name, number in scoring.facts(1))
+
+
+def test_a_profile_without_predictors_has_the_rest(profile):
+    fields = {"layers": LAYERS}
+    turns = container.rotation(np.array([[1.0, 0.1]]), (0,) * LAYERS)
+    data = container.encode(profile, fields, turns, "made up")
+    less = container.without_predictors(data)
+    back = container.decode(less)
+    assert back.predictors == {} and back.predictive_levels == ()
+    assert back.scalar_levels == container.decode(data).scalar_levels
+    assert (back.scalars[2, 1].means == profile.scalars[2, 1].means).all()
+    assert struct.unpack_from("<I", less, 28) == struct.unpack_from("<I", data, 28)
+    assert len(less) < len(data)
