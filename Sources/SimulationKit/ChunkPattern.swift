@@ -36,10 +36,12 @@ extension PinnedBytes {
         return true
     }
 
+    /// Every other pattern can be compressed.
     private static func word(_ pattern: UInt64, _ number: Int) -> UInt64 {
         var random = SeededRandom(
             seed: pattern &* 0x2545_f491_4f6c_dd1d &+ UInt64(number) &* 0x9e37_79b9_7f4a_7c15)
-        return random.next()
+        let isCompressible = pattern.nonzeroBitCount.isMultiple(of: 2)
+        return random.next() & (isCompressible ? 0x0000_ffff_0000_00ff : .max)
     }
 }
 

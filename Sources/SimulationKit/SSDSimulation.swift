@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import KVCore
+internal import Telemetry
 internal import Tiers
 
 /// A node with an SSD tier that crashes and starts again, while clients go on: sizes, faults and
@@ -383,6 +384,8 @@ package final class SSDSimulation: @unchecked Sendable {
         tally[.writeFaults] += statistics.writeFaultCount
         tally[.readFaults] += statistics.readFaultCount
         tally[.mismatches] += statistics.checksumMismatchCount
+        tally[.bytesEncoded] += Int(node.metrics.value(.codecZstdIn))
+        tally[.chunksDecoded] += Int(node.metrics.value(.codecDecodes))
         model.restarted(at: scheduler.now, keepingDeletions: !plan.rotsDeletions)
         promises.restarted(at: scheduler.now)
     }

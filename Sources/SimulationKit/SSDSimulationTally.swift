@@ -14,6 +14,7 @@ package struct SSDSimulationTally: Hashable, Sendable, CustomStringConvertible {
         /// Chunks that had to be found from then on, and hits that had to be.
         case promises, keptPromises
         case recordsWritten, bytesRead, evictions, reinsertions, expirations
+        case bytesEncoded, chunksDecoded
         case chunksSkipped, writeFaults, readFaults, mismatches
         case checkpointsUsed, segmentsScanned, chunksRecovered, directoriesMissing
         /// Directories that went out of reach while the node used them.

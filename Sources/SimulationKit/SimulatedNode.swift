@@ -82,6 +82,9 @@ final class SimulatedNode: @unchecked Sendable {
             shards: shards, logger: Logger(label: "node") { _ in SwiftLogNoOpLogHandler() })
     }
 
+    /// What the node counts.
+    var metrics: Metrics { node.metrics }
+
     /// Reads the disk, and serves when that is done.
     func start() {
         storeReactor.start { [self] in
