@@ -74,10 +74,12 @@ struct DaemonMemory {
             + settings.shardCount * Limits.respLargeBufferCountMax * Limits.bodyByteCountMax
     }
 
-    /// What the codec's threads have when each is at a chunk of large sections.
+    /// What the codec's threads have when each is at a chunk of large sections, and profiles.
     private static func codecByteCount(_ settings: DaemonSettings) -> Int {
-        settings.codecThreadCount
-            * (settings.sectionValueCountMax * codecByteCountPerValue + codecThreadByteCount)
+        let workspace =
+            settings.sectionValueCountMax * CodecWorkspace.byteCountPerValue
+            + CodecWorkspace.byteCountBesides
+        return settings.codecThreadCount * workspace + settings.codec.profileMemory.bytes
     }
 
     /// Memory of the SSD tier's index when it is full: at most a quarter of the budget.
@@ -134,6 +136,7 @@ extension DaemonSettings {
         }
         configuration.codec.demotion = codec.demotion.level
         configuration.codec.sectionValueCountMax = sectionValueCountMax
+        configuration.codec.profileByteCountMax = codec.profileMemory.bytes
         configuration.connectionCountMax = limits.connectionCount
         configuration.chunkByteCountMax = limits.chunkByteCount.bytes
         configuration.leaseMillisecondsMax = limits.lease.count
@@ -169,11 +172,8 @@ extension DaemonSettings {
     /// Values of the largest section that is encoded as a tensor: the threads take an eighth of the
     /// budget at most.
     var sectionValueCountMax: Int {
-        let share = memory.budget.bytes / 8 / codecThreadCount / codecByteCountPerValue
+        let share =
+            memory.budget.bytes / 8 / codecThreadCount / CodecWorkspace.byteCountPerValue
         return min(1 << 20, max(share, 1 << 12))
     }
 }
-
-/// Memory of a thread of the codec: for each value of a section, and besides.
-private let codecByteCountPerValue = 14
-private let codecThreadByteCount = 2 << 20

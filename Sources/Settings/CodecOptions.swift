@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+package import KVCore
 
 /// The options of section `codec`.
 enum CodecOptions {
@@ -23,7 +24,14 @@ enum CodecOptions {
         detail: "With one more, a chunk is written as it is, and a GET that needs it decoded is "
             + "answered that it could not be done in time.")
 
-    static let all: [any DeclaredSetting] = [demotion, workers, queue]
+    static let profileMemory = Setting<ByteCount>(
+        key: "codec.profile_memory", kind: .size(.mebibytes(1)...ByteCount(1 << 40)),
+        fallback: .value(.mebibytes(32)),
+        summary: "Memory for the profiles of models, out of `memory.budget`.",
+        detail: "A profile takes about its own size. One that is larger is not used, as if it were "
+            + "missing (`codec_profiles_too_large`).")
+
+    static let all: [any DeclaredSetting] = [demotion, workers, queue, profileMemory]
 }
 
 extension DaemonSettings {
@@ -34,6 +42,7 @@ extension DaemonSettings {
         package var workerCount: Int
         /// Chunks that may wait for each kind.
         package var waitingCount: Int
+        package var profileMemory: ByteCount
 
         /// A level, by its name.
         package enum Demotion: String, CaseIterable, Sendable {

@@ -114,7 +114,8 @@ struct DaemonSettingsLoader {
             codec: DaemonSettings.Codec(
                 demotion: resolver.value(CodecOptions.demotion),
                 workerCount: resolver.value(CodecOptions.workers),
-                waitingCount: resolver.value(CodecOptions.queue)),
+                waitingCount: resolver.value(CodecOptions.queue),
+                profileMemory: resolver.value(CodecOptions.profileMemory)),
             io: DaemonSettings.IO(
                 backend: resolver.value(DaemonOptions.backend),
                 shardCount: resolver.value(DaemonOptions.shards)),

@@ -31,7 +31,8 @@ package enum Metric: Int, CaseIterable, Sendable {
     case codecPredictiveIn, codecPredictiveOut
     case codecDecodes, codecDecodedBytes, codecWaiting
     case codecQueueFull, codecLate, codecNoRoom, codecNoGain
-    case codecLayoutsUnknown, codecProfilesMissing, codecPositionsUnknown
+    case codecLayoutsUnknown, codecProfilesMissing, codecProfilesTooLarge
+    case codecPositionsUnknown
     case codecFaults, codecQuarantined
     case logLinesDropped
 
@@ -159,6 +160,8 @@ package enum Metric: Int, CaseIterable, Sendable {
             .counter("codec_layouts_unknown", "Coded as opaque bytes: nobody described them.")
         case .codecProfilesMissing:
             .counter("codec_profiles_missing", "Containers whose profile is not at hand.")
+        case .codecProfilesTooLarge:
+            .counter("codec_profiles_too_large", "Profiles that codec.profile_memory forbids.")
         case .codecPositionsUnknown:
             .counter("codec_positions_unknown", "Coded without their profile: no position.")
         case .codecFaults: .counter("codec_faults", "Containers that could not be decoded.")

@@ -156,6 +156,24 @@ extension Client {
         }
     }
 
+    @Test func `that is larger than its memory is not used`() async throws {
+        let layout = try #require(Sample.layout)
+        let profile = Sample.profile()
+        var options = WorldOptions()
+        options.node.codec.profileByteCountMax = profile.bytes.count - 1
+        try await withNode(options) { world in
+            let client = world.client()
+            defer { client.close() }
+            try await client.install(profile, hash: Profile.hash(of: profile.bytes), layout)
+            try await client.store(key(1), Sample.payload(), layout.id, firstPosition: 256)
+            let options = GetOptions(level: Level.standard.rawValue)
+            let small = try #require(
+                try await client.fetch(key(1), options, deadline: client.soon))
+            #expect(try ContainerReader(small.bytes).header.mode == .cachegen)
+            #expect(world.count(.codecProfilesTooLarge) == 1)
+        }
+    }
+
     @Test func `that is not there makes its chunks misses, and does not delete them`()
         async throws
     {

@@ -41,6 +41,10 @@ package struct SectionShape: Hashable, Sendable {
 /// Some 14 bytes for each value of the largest section, and 2 MiB; with profiles 12 bytes more,
 /// in mode predictive 16 more.
 package final class CodecWorkspace {
+    /// Memory that it takes at most, for each value and besides, once every mode was used.
+    package static let byteCountPerValue = 48
+    package static let byteCountBesides = 4 << 20
+
     /// Values of the largest section that can be encoded or decoded with it.
     package let valueCountMax: Int
     /// The values' bits, row by row.

@@ -14,6 +14,8 @@ package final class Profile: Sendable {
     package let layout: LayoutID
     package let levels: [ProfileLevel]
     package let note: String
+    /// What it takes in memory, about.
+    package let memoryByteCount: Int
     /// How K turns; nil: it is used as it is.
     let rotation: Rotation?
     /// [level][layer][kind], of mode scalar; empty for levels that cannot be used.
@@ -39,6 +41,7 @@ package final class Profile: Sendable {
             items.valueColumnCount == layout.columnCount(.values)
         else { throw .profileUnsuitable }
         hash = Self.hash(of: bytes)
+        memoryByteCount = Self.memoryByteCount(of: bytes, items)
         self.layout = layout.id
         self.levels = try ProfileLevel.read(levels)
         note = items[.note].map { String(decoding: $0.array, as: UTF8.self) } ?? ""
@@ -57,6 +60,13 @@ package final class Profile: Sendable {
         self.scaled = scaled
         predicted = try items.predictedSections(self.levels, layout, tables)
         split = try Self.splitColumns(items, layout)
+    }
+
+    /// Matrices take what they take in the file; each level has the columns in a form of its own.
+    private static func memoryByteCount(of bytes: PinnedBytes, _ items: ProfileItems) -> Int {
+        let columnCount = items.keyColumnCount + items.valueColumnCount
+        let levelCount = (items[.levels]?.count ?? 0) / ProfileLevel.byteCount
+        return bytes.count + items.layerCount * columnCount * levelCount * 60
     }
 
     /// The first 16 bytes of SHA-256.

@@ -144,7 +144,7 @@ package struct ProfileLevel: Hashable, Sendable {
     /// Of the classes, for refinement 0.
     package let shift: Int
 
-    private static let byteCount = 32
+    static let byteCount = 32
 
     /// All levels of the item.
     static func read(_ content: PinnedBytes) throws(CodecFault) -> [ProfileLevel] {

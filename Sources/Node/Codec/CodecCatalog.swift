@@ -23,15 +23,18 @@ final class CodecCatalog: Sendable {
 
     /// Nil values: nobody described the layout, or not so that it can be used. A description never
     /// changes.
-    let layouts = CodecMemory<LayoutName, KVLayout>(countMax: 1_024, keepsWhatIsThere: true)
+    let layouts = CodecMemory<LayoutName, KVLayout>(sizeMax: 1_024, keepsWhatIsThere: true)
     /// Which profile a layout's chunks are to be encoded with.
-    let choices = CodecMemory<LayoutName, ProfileHash>(countMax: 1_024, keepsWhatIsThere: false)
-    /// Few: a profile of a large model takes megabytes.
-    let profiles = CodecMemory<ProfileName, Profile>(countMax: 4, keepsWhatIsThere: true)
+    let choices = CodecMemory<LayoutName, ProfileHash>(sizeMax: 1_024, keepsWhatIsThere: false)
+    /// By their bytes: one of a large model takes megabytes.
+    let profiles: CodecMemory<ProfileName, Profile>
     private let secrets: [KeyDerivation?]
 
     /// `secrets` derive the keys of each namespace, in the order that numbers them.
-    init(secrets: [KeyDerivation?]) { self.secrets = secrets }
+    init(secrets: [KeyDerivation?], profileByteCountMax: Int) {
+        self.secrets = secrets
+        profiles = CodecMemory(sizeMax: profileByteCountMax, keepsWhatIsThere: true)
+    }
 
     /// What derives a namespace's keys; nil: nobody may use it.
     func keys(of namespace: NamespaceID) -> KeyDerivation? {
@@ -45,16 +48,19 @@ final class CodecCatalog: Sendable {
 final class CodecMemory<Name: Hashable & Sendable, Value: Sendable>: Sendable {
     private struct Known {
         let value: Value?
+        let size: Int
         let lookAgain: Instant
     }
 
     private let known = Mutex<[Name: Known]>([:])
-    /// With one more, all are looked for again.
-    private let countMax: Int
+    /// Of all together: with more, all are looked for again.
+    let sizeMax: Int
     private let keepsWhatIsThere: Bool
+    /// Names that are remembered, however small.
+    private static var countMax: Int { 1_024 }
 
-    init(countMax: Int, keepsWhatIsThere: Bool) {
-        self.countMax = countMax
+    init(sizeMax: Int, keepsWhatIsThere: Bool) {
+        self.sizeMax = sizeMax
         self.keepsWhatIsThere = keepsWhatIsThere
     }
 
@@ -68,11 +74,18 @@ final class CodecMemory<Name: Hashable & Sendable, Value: Sendable>: Sendable {
         }
     }
 
-    func learn(_ name: Name, _ value: Value?, now: Instant) {
+    /// Remembers a value of that size, or that there is none. What is larger than all may be
+    /// together is taken for absent.
+    func learn(_ name: Name, _ value: Value?, size: Int = 1, now: Instant) {
+        let isKept = value != nil && size <= sizeMax
+        let new = Known(
+            value: isKept ? value : nil, size: isKept ? size : 0,
+            lookAgain: now.adding(milliseconds: lookMilliseconds))
         known.withLock { known in
-            if known.count >= countMax, known[name] == nil { known = [:] }
-            known[name] = Known(
-                value: value, lookAgain: now.adding(milliseconds: lookMilliseconds))
+            known[name] = nil
+            let size = known.values.reduce(new.size) { $0 + $1.size }
+            if size > sizeMax || known.count >= Self.countMax { known = [:] }
+            known[name] = new
         }
     }
 }

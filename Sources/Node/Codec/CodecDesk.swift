@@ -205,7 +205,12 @@ package actor CodecDesk<R: Reactor> {
             guard let read else { return nil }
             profile = read
         }
-        service.catalog.profiles.learn(name, profile, now: now)
+        let size = profile?.memoryByteCount ?? 0
+        if size > service.catalog.profiles.sizeMax {
+            service.metrics.add(.codecProfilesTooLarge)
+            profile = nil
+        }
+        service.catalog.profiles.learn(name, profile, size: size, now: now)
         return profile
     }
 

@@ -25,9 +25,11 @@ package struct CodecConfiguration: Sendable {
     package var demotion = Level.raw
     /// Namespaces whose chunks are never encoded: their front doors look into the bytes.
     package var rawNamespaces: Set<NamespaceID> = []
-    /// Values of the largest section that is encoded as a tensor: what a thread needs memory for,
-    /// 14 bytes each.
+    /// Values of the largest section that is encoded as a tensor: what a thread needs memory for
+    /// (`CodecWorkspace.byteCountPerValue`).
     package var sectionValueCountMax = 1 << 20
+    /// Memory for profiles.
+    package var profileByteCountMax = 32 << 20
 
     package init() {}
 }
@@ -50,7 +52,8 @@ package final class CodecService: Sendable {
         self.configuration = configuration
         self.workers = workers
         self.metrics = metrics
-        catalog = CodecCatalog(secrets: secrets)
+        catalog = CodecCatalog(
+            secrets: secrets, profileByteCountMax: configuration.profileByteCountMax)
         workspaces = WorkspacePool(valueCountMax: configuration.sectionValueCountMax)
     }
 
