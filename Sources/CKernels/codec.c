@@ -70,6 +70,13 @@ int64_t ckernels_rans_decode(
     return ckernels_set_of(width)->rans_decode(columns, states, words, word_count, packed);
 }
 
+int64_t ckernels_rans_decode_contexts(
+    uint32_t width, const ckernels_coded_columns *columns, const uint32_t *contexts,
+    const void *states, const void *words, size_t word_count, uint32_t *packed) {
+    return ckernels_set_of(width)->rans_decode_contexts(
+        columns, contexts, states, words, word_count, packed);
+}
+
 size_t ckernels_rans_encode(
     uint32_t width, const ckernels_coded_columns *columns, const uint32_t *packed,
     const uint32_t *column_at, uint16_t *area, void *states) {
@@ -112,6 +119,25 @@ void ckernels_join(
         split_set(width, tensor)->join(tensor, columns, packed, raw);
     } else {
         ckernels_join_other(tensor, columns, packed, raw);
+    }
+}
+
+void ckernels_contexts(
+    const uint32_t *base, const uint32_t *first, size_t word_count, uint32_t *contexts) {
+    const int8_t *coarser = (const int8_t *)base, *finer = (const int8_t *)first;
+    uint8_t *to = (uint8_t *)contexts;
+    for (size_t i = 0; i < 4 * word_count; i++) {
+        // An escape counts as 0, whatever stands behind it.
+        int symbol = coarser[i] == CKERNELS_ESCAPE ? 0 : coarser[i];
+        int magnitude = symbol < 0 ? -symbol : symbol;
+        magnitude = magnitude < 3 ? magnitude : 3;
+        if (first != NULL) {
+            // Refinements are coded with the sign of what they refine.
+            magnitude = 3 * magnitude + finer[i];
+            magnitude = magnitude < 0 ? -magnitude : magnitude;
+            magnitude = magnitude < 3 ? magnitude : 3;
+        }
+        to[i] = (uint8_t)magnitude;
     }
 }
 
@@ -160,16 +186,24 @@ struct patch {
     size_t escape_count;
 };
 
-/// The value before rotation at `position`, and its symbol, an escape's replaced by its value.
+/// The value before rotation at `position`, an escape's that of the list.
 static float unrotated_value(const struct patch *patch, uint32_t position) {
     const ckernels_scaled_columns *columns = patch->columns;
     uint32_t column_count = patch->tensor->head_count * patch->tensor->head_width;
     uint32_t row = position / column_count, column = position % column_count;
-    int32_t symbol = symbol_at(patch->packed, columns->pitch, row, columns->positions[column]);
+    uint32_t place = columns->positions[column];
+    int32_t symbol = symbol_at(patch->packed, columns->pitch, row, place);
+    float step = columns->scales[column];
     if (symbol == CKERNELS_ESCAPE) {
         symbol = listed_value(patch->escapes, patch->escape_count, position);
+        if (columns->escape_scales != NULL) step = columns->escape_scales[column];
+    } else {
+        for (uint32_t k = 1; k <= columns->refinement_count; k++) {
+            const uint32_t *refinement = patch->packed + k * columns->refinement_stride;
+            int32_t finer = symbol_at(refinement, columns->pitch, row, place);
+            symbol = 3 * symbol + (symbol < 0 ? -finer : finer);
+        }
     }
-    float step = columns->scales[column];
     if (columns->factors != NULL) step = step * columns->factors[row];
     float scaled = (float)symbol * step;
     return scaled + columns->means[column];

@@ -12,6 +12,9 @@ struct kernel_set {
     uint32_t vector_width;
     int64_t (*rans_decode)(
         const ckernels_coded_columns *, const void *, const void *, size_t, uint32_t *);
+    int64_t (*rans_decode_contexts)(
+        const ckernels_coded_columns *, const uint32_t *, const void *, const void *, size_t,
+        uint32_t *);
     size_t (*rans_encode)(
         const ckernels_coded_columns *, const uint32_t *, const uint32_t *, uint16_t *, void *);
     int64_t (*quantise)(

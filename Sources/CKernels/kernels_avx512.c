@@ -33,6 +33,7 @@
     { \
         .vector_width = WIDTH, \
         .rans_decode = rans_decode, \
+        .rans_decode_contexts = rans_decode_contexts, \
         .rans_encode = rans_encode, \
         .quantise = quantise, \
         .squares = squares, \

@@ -19,6 +19,7 @@
 const struct kernel_set ckernels_scalar_set = {
     .vector_width = WIDTH,
     .rans_decode = rans_decode,
+    .rans_decode_contexts = rans_decode_contexts,
     .rans_encode = rans_encode,
     .quantise = quantise,
     .squares = squares,

@@ -39,13 +39,18 @@ LANES int reserve_row(struct word_reader *reader) {
     return 1;
 }
 
-/// One symbol of each lane onto `packed`.
+/// One symbol of each lane onto `packed`. `contexts`: of the block's rows, of which this is row
+/// `r`; NULL: every column has one table.
 LANES void decode_row(
     u32v state[VECTORS], u32v packed[VECTORS], const uint32_t *tables, const uint32_t *starts,
-    const uint16_t **words) {
+    const uint32_t *contexts, uint32_t r, const uint16_t **words) {
     UNROLLED
     for (int v = 0; v < VECTORS; v++) {
         u32v slot = both(state[v], splat(CKERNELS_SLOT_COUNT - 1));
+        if (contexts != NULL) {
+            u32v context = both(right(load_words(contexts + v * WIDTH), (int)(8 * r)), splat(3));
+            slot = plus(slot, left(context, CKERNELS_SLOT_BITS));
+        }
         u32v entry = gather(tables, plus(load_words(starts + v * WIDTH), slot));
         u32v frequency = both(entry, splat(0xFFF));
         u32v bias = both(right(entry, 12), splat(0xFFF));
@@ -56,9 +61,9 @@ LANES void decode_row(
     for (int v = 0; v < VECTORS; v++) state[v] = refill(state[v], words);
 }
 
-KERNEL int64_t rans_decode(
-    const ckernels_coded_columns *columns, const void *states, const void *words,
-    size_t word_count, uint32_t *packed) {
+LANES int64_t decode_stream(
+    const ckernels_coded_columns *columns, const uint32_t *contexts, const void *states,
+    const void *words, size_t word_count, uint32_t *packed) {
     struct word_reader reader;
     open_words(&reader, words, word_count);
     u32v state[VECTORS];
@@ -73,13 +78,14 @@ KERNEL int64_t rans_decode(
         const uint32_t *starts = columns->table_starts + (size_t)group * CKERNELS_LANE_COUNT;
         uint32_t *to = packed + (size_t)group * CKERNELS_LANE_COUNT;
         for (uint32_t row = 0; row < columns->row_count; row += 4, to += pitch) {
+            const uint32_t *around = contexts == NULL ? NULL : contexts + (to - packed);
             uint32_t rows = columns->row_count - row < 4 ? columns->row_count - row : 4;
             u32v symbols[VECTORS];
             UNROLLED
             for (int v = 0; v < VECTORS; v++) symbols[v] = splat(0);
             for (uint32_t r = 0; r < rows; r++) {
                 if (!reserve_row(&reader)) return -1;
-                decode_row(state, symbols, columns->tables, starts, &reader.next);
+                decode_row(state, symbols, columns->tables, starts, around, r, &reader.next);
             }
             for (uint32_t r = rows; r < 4; r++) {
                 UNROLLED
@@ -100,6 +106,18 @@ KERNEL int64_t rans_decode(
         if (first[lane] != 0x10000) return -1;
     }
     return reader.next == reader.end ? escape_count : -1;
+}
+
+KERNEL int64_t rans_decode(
+    const ckernels_coded_columns *columns, const void *states, const void *words,
+    size_t word_count, uint32_t *packed) {
+    return decode_stream(columns, NULL, states, words, word_count, packed);
+}
+
+KERNEL int64_t rans_decode_contexts(
+    const ckernels_coded_columns *columns, const uint32_t *contexts, const void *states,
+    const void *words, size_t word_count, uint32_t *packed) {
+    return decode_stream(columns, contexts, states, words, word_count, packed);
 }
 
 /// The table entries of row `r` of a block of symbols.

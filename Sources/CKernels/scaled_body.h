@@ -62,31 +62,86 @@ LANES f32v in_steps(f32v x, const ckernels_scaled_columns *columns, uint32_t col
         load_floats(columns->scales + column));
 }
 
+/// The whole number nearest to a third, which no number has in two; right up to 2^20.
+LANES u32v third(u32v x) { return rounded(multiply(float_of_int(x), splat_float(1.0f / 3))); }
+
+/// 1 where x is 0 or above, -1 below.
+LANES u32v sign_of(u32v x) { return either(signed_right(x, 31), splat(1)); }
+
+/// What refines `coarser` to `finer`, as an encoder looks it up: context << 2 | (t + 1).
+LANES u32v refinement_of(u32v coarser, u32v finer) {
+    u32v sign = sign_of(coarser), magnitude = times(coarser, sign);
+    u32v context = where_at_least(magnitude, splat(3), splat(3), magnitude);
+    u32v t = times(minus(finer, times(coarser, splat(3))), sign);
+    return either(left(context, 2), plus(t, splat(1)));
+}
+
+/// The bytes of one vector of columns in one row: symbols and, in an embedded section, what refines
+/// them.
+struct symbols {
+    u32v base;
+    u32v first;
+    u32v second;
+};
+
+/// Puts those of row `r` of a block to the others.
+LANES void put_symbols(
+    struct symbols *all, const struct symbols *own, uint32_t r, int is_embedded) {
+    all->base = either(all->base, left(own->base, (int)(8 * r)));
+    if (!is_embedded) return;
+    all->first = either(all->first, left(own->first, (int)(8 * r)));
+    all->second = either(all->second, left(own->second, (int)(8 * r)));
+}
+
+LANES void store_symbols(
+    uint32_t *packed, const ckernels_scaled_columns *columns, const struct symbols *symbols,
+    int is_embedded) {
+    store_words(packed, symbols->base);
+    if (!is_embedded) return;
+    store_words(packed + columns->refinement_stride, symbols->first);
+    store_words(packed + 2 * columns->refinement_stride, symbols->second);
+}
+
+LANES struct symbols no_symbols(void) {
+    return (struct symbols){.base = splat(0), .first = splat(0), .second = splat(0)};
+}
+
 /// Symbols of one vector of columns in one row; `position` is that of its first column, `factor`
 /// that of the row or NULL.
-LANES u32v quantise_vector(
+LANES struct symbols quantise_vector(
     f32v x, const ckernels_scaled_columns *columns, uint32_t column, uint32_t position,
-    const float *factor, struct escape_list *escapes) {
+    const float *factor, int is_embedded, struct escape_list *escapes) {
     f32v scaled = in_steps(x, columns, column);
     if (factor != NULL) scaled = multiply(scaled, splat_float(*factor));
-    u32v symbol = rounded(scaled);
+    u32v whole = rounded(scaled), symbol = whole;
+    struct symbols found = no_symbols();
+    if (is_embedded) {
+        u32v middle = third(whole);
+        symbol = third(middle);
+        found.first = refinement_of(symbol, middle);
+        found.second = refinement_of(middle, whole);
+    }
     uint32_t mask = outside(
         symbol, load_words((const uint32_t *)columns->lowest + column),
         load_words((const uint32_t *)columns->highest + column));
     if (__builtin_expect(mask != 0, 0)) {
         float exact[WIDTH];
-        uint32_t whole[WIDTH];
+        uint32_t wholes[WIDTH];
         store_single(exact, scaled);
-        store_words(whole, symbol);
+        store_words(wholes, whole);
         for (int lane = 0; lane < WIDTH; lane++) {
             // Conversions saturate at int32; the float tells whether it did.
             int is_exact = exact[lane] > -QUANTISED_LIMIT && exact[lane] < QUANTISED_LIMIT;
-            if (is_exact) exact[lane] = (float)(int32_t)whole[lane];
+            if (is_exact) exact[lane] = (float)(int32_t)wholes[lane];
         }
         list_escapes(escapes, mask, position, exact);
         symbol = pick(mask, symbol, splat((uint32_t)CKERNELS_ESCAPE));
+        // Context 0 and t = 0: there is nothing to refine.
+        found.first = pick(mask, found.first, splat(1));
+        found.second = pick(mask, found.second, splat(1));
     }
-    return both(symbol, splat(0xFF));
+    found.base = both(symbol, splat(0xFF));
+    return found;
 }
 
 /// What the rows of one head share.
@@ -127,21 +182,21 @@ LANES const float *row_factor(const struct head_view *view, uint32_t r, int has_
 /// Quantises the channels from `low` to `high`, which are not rotated.
 LANES void quantise_plain(
     const struct head_view *view, const ckernels_scaled_columns *columns, uint32_t low,
-    uint32_t high, uint32_t rows, uint32_t element, int has_factors, uint32_t *packed,
-    struct escape_list *escapes) {
+    uint32_t high, uint32_t rows, uint32_t element, int has_factors, int is_embedded,
+    uint32_t *packed, struct escape_list *escapes) {
     for (uint32_t i = low; i < high; i += WIDTH) {
-        u32v symbols = splat(0);
+        struct symbols symbols = no_symbols();
         uint32_t column = view->first_column + i;
         const uint8_t *from = view->start;
         for (uint32_t r = 0; r < rows; r++, from += view->row_stride) {
             uint32_t position = (view->row + r) * view->column_count + column;
             prefetch_row(from + (size_t)i * element_size(element), view->row_stride);
-            u32v symbol = quantise_vector(
+            struct symbols own = quantise_vector(
                 load_element(from, element, i), columns, column, position,
-                row_factor(view, r, has_factors), escapes);
-            symbols = either(symbols, left(symbol, (int)(8 * r)));
+                row_factor(view, r, has_factors), is_embedded, escapes);
+            put_symbols(&symbols, &own, r, is_embedded);
         }
-        store_words(packed + column, symbols);
+        store_symbols(packed + column, columns, &symbols, is_embedded);
     }
 }
 
@@ -167,11 +222,11 @@ LANES void load_unrotated(
 /// Turns the rotated channels back and quantises them.
 LANES void quantise_rotated(
     const struct head_view *view, const ckernels_scaled_columns *columns, uint32_t rows,
-    uint32_t element, int is_interleaved, int has_factors, uint32_t *packed,
+    uint32_t element, int is_interleaved, int has_factors, int is_embedded, uint32_t *packed,
     struct escape_list *escapes) {
     uint32_t half = view->half, base = view->rotated_from;
     for (uint32_t i = 0; i < half; i += WIDTH) {
-        u32v left_symbols = splat(0), right_symbols = splat(0);
+        struct symbols left_symbols = no_symbols(), right_symbols = no_symbols();
         uint32_t column = view->first_column + base + i;
         const uint8_t *from = view->start;
         for (uint32_t r = 0; r < rows; r++, from += view->row_stride) {
@@ -180,29 +235,33 @@ LANES void quantise_rotated(
                 view, columns, from, view->row + r, i, element, is_interleaved, &x, &y);
             uint32_t position = (view->row + r) * view->column_count + column;
             const float *factor = row_factor(view, r, has_factors);
-            u32v symbol = quantise_vector(x, columns, column, position, factor, escapes);
-            left_symbols = either(left_symbols, left(symbol, (int)(8 * r)));
-            symbol = quantise_vector(y, columns, column + half, position + half, factor, escapes);
-            right_symbols = either(right_symbols, left(symbol, (int)(8 * r)));
+            struct symbols own = quantise_vector(
+                x, columns, column, position, factor, is_embedded, escapes);
+            put_symbols(&left_symbols, &own, r, is_embedded);
+            own = quantise_vector(
+                y, columns, column + half, position + half, factor, is_embedded, escapes);
+            put_symbols(&right_symbols, &own, r, is_embedded);
         }
-        store_words(packed + column, left_symbols);
-        store_words(packed + column + half, right_symbols);
+        store_symbols(packed + column, columns, &left_symbols, is_embedded);
+        store_symbols(packed + column + half, columns, &right_symbols, is_embedded);
     }
 }
 
 /// Quantises four rows (or fewer, the tensor's last) of one head.
 LANES void quantise_head(
     const ckernels_tensor *tensor, const ckernels_scaled_columns *columns, uint32_t row,
-    uint32_t head, uint32_t element, int is_interleaved, int has_factors, uint32_t *packed,
-    struct escape_list *escapes) {
+    uint32_t head, uint32_t element, int is_interleaved, int has_factors, int is_embedded,
+    uint32_t *packed, struct escape_list *escapes) {
     struct head_view view = view_head(tensor, columns, row, head);
     uint32_t rows = tensor->row_count - row < 4 ? tensor->row_count - row : 4;
     uint32_t low = view.rotated_from, high = low + 2 * view.half;
-    quantise_plain(&view, columns, 0, low, rows, element, has_factors, packed, escapes);
-    quantise_rotated(
-        &view, columns, rows, element, is_interleaved, has_factors, packed, escapes);
     quantise_plain(
-        &view, columns, high, tensor->head_width, rows, element, has_factors, packed, escapes);
+        &view, columns, 0, low, rows, element, has_factors, is_embedded, packed, escapes);
+    quantise_rotated(
+        &view, columns, rows, element, is_interleaved, has_factors, is_embedded, packed, escapes);
+    quantise_plain(
+        &view, columns, high, tensor->head_width, rows, element, has_factors, is_embedded, packed,
+        escapes);
 }
 
 KERNEL int64_t quantise(
@@ -214,9 +273,13 @@ KERNEL int64_t quantise(
         for (uint32_t head = 0; head < tensor->head_count; head++) {
 #define QUANTISE(element, pairing) \
     (columns->factors == NULL \
-         ? quantise_head(tensor, columns, row, head, element, pairing, 0, packed, &escapes) \
-         : quantise_head(tensor, columns, row, head, element, pairing, 1, packed, &escapes))
-            if (is_interleaved) {
+         ? quantise_head(tensor, columns, row, head, element, pairing, 0, 0, packed, &escapes) \
+         : quantise_head(tensor, columns, row, head, element, pairing, 1, 0, packed, &escapes))
+            if (columns->refinement_stride != 0) {
+                quantise_head(
+                    tensor, columns, row, head, tensor->element, is_interleaved,
+                    columns->factors != NULL, 1, packed, &escapes);
+            } else if (is_interleaved) {
                 QUANTISE(tensor->element, 1);
             } else if (tensor->element == CKERNELS_FLOAT16) {
                 QUANTISE(CKERNELS_FLOAT16, 0);
@@ -314,26 +377,59 @@ LANES f32v row_step(const struct head_view *view, uint32_t r, int has_factors, f
     return has_factors ? multiply(step, splat_float(view->factors[r])) : step;
 }
 
-/// Symbol `r` of each lane times step plus mean.
-LANES f32v scaled(u32v symbols, uint32_t r, f32v step, f32v mean) {
-    u32v symbol = signed_right(left(symbols, (int)(24 - 8 * r)), 24);
-    return add(multiply(float_of_int(symbol), step), mean);
+/// Byte `r` of each lane, with sign.
+LANES u32v row_of(u32v symbols, uint32_t r) {
+    return signed_right(left(symbols, (int)(24 - 8 * r)), 24);
+}
+
+/// A whole number made finer by a refinement, which is coded with its sign.
+LANES u32v refined(u32v whole, u32v t) {
+    return plus(times(whole, splat(3)), times(t, sign_of(whole)));
+}
+
+/// The symbols of a block of rows from `column` on, and their refinements.
+LANES struct symbols load_symbols(
+    const ckernels_scaled_columns *columns, const uint32_t *packed, uint32_t column,
+    int is_refined) {
+    u32v places = load_words(columns->positions + column);
+    struct symbols symbols = no_symbols();
+    symbols.base = gather(packed, places);
+    if (!is_refined) return symbols;
+    symbols.first = gather(packed + columns->refinement_stride, places);
+    if (columns->refinement_count > 1) {
+        symbols.second = gather(packed + 2 * columns->refinement_stride, places);
+    }
+    return symbols;
+}
+
+/// The number of row `r` of each lane times step plus mean.
+LANES f32v scaled(
+    const ckernels_scaled_columns *columns, const struct symbols *symbols, uint32_t r,
+    int is_refined, f32v step, f32v mean) {
+    u32v whole = row_of(symbols->base, r);
+    if (is_refined) {
+        whole = refined(whole, row_of(symbols->first, r));
+        if (columns->refinement_count > 1) whole = refined(whole, row_of(symbols->second, r));
+    }
+    return add(multiply(float_of_int(whole), step), mean);
 }
 
 /// Restores the channels from `low` to `high`, which are not rotated.
 LANES void restore_plain(
     const struct head_view *view, const ckernels_scaled_columns *columns, uint32_t low,
-    uint32_t high, uint32_t rows, uint32_t element, int has_factors, const uint32_t *packed) {
+    uint32_t high, uint32_t rows, uint32_t element, int has_factors, int is_refined,
+    const uint32_t *packed) {
     for (uint32_t i = low; i < high; i += WIDTH) {
         uint32_t column = view->first_column + i;
-        u32v symbols = gather(packed, load_words(columns->positions + column));
+        struct symbols symbols = load_symbols(columns, packed, column, is_refined);
         f32v step = load_floats(columns->scales + column);
         f32v mean = load_floats(columns->means + column);
         uint8_t *to = view->start;
         UNROLL_ROWS
         for (uint32_t r = 0; r < rows; r++, to += view->row_stride) {
             f32v own = row_step(view, r, has_factors, step);
-            store_element(to, element, i, scaled(symbols, r, own, mean));
+            store_element(
+                to, element, i, scaled(columns, &symbols, r, is_refined, own, mean));
         }
     }
 }
@@ -341,12 +437,14 @@ LANES void restore_plain(
 /// Restores and turns the rotated channels.
 LANES void restore_rotated(
     const struct head_view *view, const ckernels_scaled_columns *columns, uint32_t rows,
-    uint32_t element, int is_interleaved, int has_factors, const uint32_t *packed) {
+    uint32_t element, int is_interleaved, int has_factors, int is_refined,
+    const uint32_t *packed) {
     uint32_t half = view->half, base = view->rotated_from;
     for (uint32_t i = 0; i < half; i += WIDTH) {
         uint32_t column = view->first_column + base + i;
-        u32v left_symbols = gather(packed, load_words(columns->positions + column));
-        u32v right_symbols = gather(packed, load_words(columns->positions + column + half));
+        struct symbols left_symbols = load_symbols(columns, packed, column, is_refined);
+        struct symbols right_symbols =
+            load_symbols(columns, packed, column + half, is_refined);
         f32v left_step = load_floats(columns->scales + column);
         f32v left_mean = load_floats(columns->means + column);
         f32v right_step = load_floats(columns->scales + column + half);
@@ -357,9 +455,11 @@ LANES void restore_rotated(
         UNROLL_ROWS
         for (uint32_t r = 0; r < rows; r++, to += view->row_stride) {
             f32v x = scaled(
-                left_symbols, r, row_step(view, r, has_factors, left_step), left_mean);
+                columns, &left_symbols, r, is_refined, row_step(view, r, has_factors, left_step),
+                left_mean);
             f32v y = scaled(
-                right_symbols, r, row_step(view, r, has_factors, right_step), right_mean);
+                columns, &right_symbols, r, is_refined,
+                row_step(view, r, has_factors, right_step), right_mean);
             f32v cosine = load_floats(cosines + (size_t)r * half);
             f32v sine = load_floats(sines + (size_t)r * half);
             f32v a = subtract(multiply(x, cosine), multiply(y, sine));
@@ -374,14 +474,15 @@ LANES void restore_rotated(
 /// Restores `rows` rows of one head.
 LANES void restore_head(
     const ckernels_tensor *tensor, const ckernels_scaled_columns *columns, uint32_t row,
-    uint32_t head, uint32_t element, int is_interleaved, int has_factors, uint32_t rows,
-    const uint32_t *packed) {
+    uint32_t head, uint32_t element, int is_interleaved, int has_factors, int is_refined,
+    uint32_t rows, const uint32_t *packed) {
     struct head_view view = view_head(tensor, columns, row, head);
     uint32_t low = view.rotated_from, high = low + 2 * view.half;
-    restore_plain(&view, columns, 0, low, rows, element, has_factors, packed);
-    restore_rotated(&view, columns, rows, element, is_interleaved, has_factors, packed);
+    restore_plain(&view, columns, 0, low, rows, element, has_factors, is_refined, packed);
+    restore_rotated(
+        &view, columns, rows, element, is_interleaved, has_factors, is_refined, packed);
     restore_plain(
-        &view, columns, high, tensor->head_width, rows, element, has_factors, packed);
+        &view, columns, high, tensor->head_width, rows, element, has_factors, is_refined, packed);
 }
 
 /// Symbols of `rows` rows of one head as they are, in natural order of channels.
@@ -410,11 +511,15 @@ KERNEL void restore(
         for (uint32_t head = 0; head < tensor->head_count; head++) {
 #define RESTORE(element, pairing, rows) \
     (columns->factors == NULL \
-         ? restore_head(tensor, columns, row, head, element, pairing, 0, rows, packed) \
-         : restore_head(tensor, columns, row, head, element, pairing, 1, rows, packed))
+         ? restore_head(tensor, columns, row, head, element, pairing, 0, 0, rows, packed) \
+         : restore_head(tensor, columns, row, head, element, pairing, 1, 0, rows, packed))
             if (tensor->element == CKERNELS_INT8) {
                 struct head_view view = view_head(tensor, columns, row, head);
                 copy_symbols(&view, columns, tensor->head_width, rows, packed);
+            } else if (columns->refinement_count > 0) {
+                restore_head(
+                    tensor, columns, row, head, tensor->element, is_interleaved,
+                    columns->factors != NULL, 1, rows, packed);
             } else if (is_interleaved || rows < 4) {
                 if (is_interleaved) RESTORE(tensor->element, 1, rows);
                 else RESTORE(tensor->element, 0, rows);

@@ -46,7 +46,8 @@ package enum ChunkCodec {
         payloadByteCount: Int, layout: KVLayout? = nil
     ) -> Int {
         let pieces = payloadByteCount / ContainerHeader.pieceByteCount + 1
-        let sections = (layout?.layerCount ?? 0) * 2 + 3
+        // K and V, and two refinements of each.
+        let sections = (layout?.layerCount ?? 0) * 6 + 3
         let rotation = 16 + (layout?.layerCount ?? 0) + 4 * (layout?.keyChannelCount ?? 0)
         let directory = max(pieces, sections) * (SectionEntry.byteCount + 63)
         return ContainerHeader.byteCount + directory + payloadByteCount + rotation
@@ -72,14 +73,18 @@ package enum ChunkCodec {
 
     /// Decodes a container to exactly its payload; `payload` has the header's byte count.
     ///
-    /// Throws `profileMissing` unless `profile` is the one that the container needs. The bytes in
-    /// `payload` are undefined when it throws.
+    /// An embedded container's chunk gets as fine as the first `refinementCountMax` refinements
+    /// make it. Throws `profileMissing` unless `profile` is the one that the container needs. The
+    /// bytes in `payload` are undefined when it throws.
     package static func decode(
         _ reader: ContainerReader, into payload: PinnedBytes, _ workspace: CodecWorkspace,
-        profile: Profile? = nil
+        profile: Profile? = nil, refinementCountMax: Int = 2
     ) throws(CodecFault) {
         guard payload.count == reader.header.payloadByteCount else { throw .targetTooSmall }
-        guard let decoder = try TensorDecoder(reader, workspace, profile) else {
+        guard
+            let decoder = try TensorDecoder(
+                reader, workspace, profile, refinementCountMax: refinementCountMax)
+        else {
             return try OpaqueCodec.decode(reader, into: payload, workspace)
         }
         try decoder.decodeRest(into: payload)
@@ -90,10 +95,13 @@ package enum ChunkCodec {
     /// alone. Throws `layout` for a container that has no layers.
     package static func decode(
         _ reader: ContainerReader, layers: Range<Int>, into payload: PinnedBytes,
-        _ workspace: CodecWorkspace, profile: Profile? = nil
+        _ workspace: CodecWorkspace, profile: Profile? = nil, refinementCountMax: Int = 2
     ) throws(CodecFault) {
         guard payload.count == reader.header.payloadByteCount else { throw .targetTooSmall }
-        guard let decoder = try TensorDecoder(reader, workspace, profile) else { throw .layout }
+        guard
+            let decoder = try TensorDecoder(
+                reader, workspace, profile, refinementCountMax: refinementCountMax)
+        else { throw .layout }
         invariant(
             layers.lowerBound >= 0 && layers.upperBound <= reader.header.layerCount,
             "layers of the container")
@@ -104,9 +112,13 @@ package enum ChunkCodec {
     /// has their byte count. Throws `layout` for a container that has no layers.
     package static func decode(
         _ reader: ContainerReader, layer: Int, _ kind: KVKind, as type: ValueType,
-        into target: PinnedBytes, _ workspace: CodecWorkspace, profile: Profile? = nil
+        into target: PinnedBytes, _ workspace: CodecWorkspace, profile: Profile? = nil,
+        refinementCountMax: Int = 2
     ) throws(CodecFault) {
-        guard let decoder = try TensorDecoder(reader, workspace, profile) else { throw .layout }
+        guard
+            let decoder = try TensorDecoder(
+                reader, workspace, profile, refinementCountMax: refinementCountMax)
+        else { throw .layout }
         try decoder.decode(layer: layer, kind, as: type, into: target)
     }
 }

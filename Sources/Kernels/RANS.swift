@@ -31,6 +31,42 @@ package enum RANS {
         return escapeCount < 0 ? nil : Int(escapeCount)
     }
 
+    /// The same of a refinement: each symbol's table follows from its context, a byte that stands
+    /// in `contexts` where the symbol will.
+    package static func decode(
+        _ columns: CodedColumns, contexts: PinnedBytes, rowCount: Int, states: PinnedBytes,
+        words: PinnedBytes, into packed: PinnedBytes, width: KernelWidth = .widest
+    ) -> Int? {
+        let byteCount = columns.packedByteCount(rowCount: rowCount)
+        invariant(states.count == stateByteCount, "a state for each lane")
+        invariant(packed.count >= byteCount && contexts.count >= byteCount, "room for symbols")
+        invariant(columns.tables.contextCount == 4, "tables for every context")
+        guard words.count.isMultiple(of: 2) else { return nil }
+        // SAFETY: as above; the kernel takes two bits of a context.
+        let escapeCount = unsafe withCoded(columns, rowCount, columns.decodingStarts, .decoding) {
+            unsafe ckernels_rans_decode_contexts(
+                width.rawValue, $0, contexts.start.assumingMemoryBound(to: UInt32.self),
+                states.start, words.start, words.count / 2,
+                packed.start.assumingMemoryBound(to: UInt32.self))
+        }
+        return escapeCount < 0 ? nil : Int(escapeCount)
+    }
+
+    /// Fills `contexts` for the refinement of packed symbols, `base`, or, with the `first`
+    /// refinement, for the second. All have as many bytes.
+    package static func fillContexts(
+        _ contexts: PinnedBytes, base: PinnedBytes, first: PinnedBytes?
+    ) {
+        invariant(
+            base.count == contexts.count && first.map { $0.count == base.count } ?? true
+                && base.count.isMultiple(of: 4), "a context for each symbol")
+        // SAFETY: the counts were just compared.
+        unsafe ckernels_contexts(
+            base.start.assumingMemoryBound(to: UInt32.self),
+            first?.start.assumingMemoryBound(to: UInt32.self), base.count / 4,
+            contexts.start.assumingMemoryBound(to: UInt32.self))
+    }
+
     /// Encodes `packed` into the end of `area`, and the states that a decoder starts with into
     /// `states`. Every symbol has a frequency. The words.
     package static func encode(

@@ -14,7 +14,7 @@ extension KernelReference {
 
     /// How values are coded in cells.
     package struct Cells {
-        package let columns: [ScaledColumns.Column]
+        package var columns: [ScaledColumns.Column]
         package let tables: [SymbolTable]
         package let headWidth: Int
         package let rotated: RotatedChannels
@@ -44,6 +44,17 @@ extension KernelReference {
                 (0..<rotated.pairCount).map { pair in
                     (head + step * pair, head + step * pair + distance, pair)
                 }
+            }
+        }
+
+        /// Turns a row as the engine has it.
+        fileprivate func turn(_ values: inout [Float], row index: Int) {
+            for (left, right, pair) in pairs {
+                let (x, y) = (values[left], values[right])
+                let (cosine, sine) = (cosines[index][pair], sines[index][pair])
+                let (xc, ys, yc, xs) = (x * cosine, y * sine, y * cosine, x * sine)
+                values[left] = xc - ys
+                values[right] = yc + xs
             }
         }
 
@@ -133,13 +144,76 @@ extension KernelReference {
                 let product = Float(whole) * step
                 return product + cells.columns[column].mean
             }
-            for (left, right, pair) in cells.pairs {
-                let (x, y) = (values[left], values[right])
-                let (cosine, sine) = (cells.cosines[row][pair], cells.sines[row][pair])
-                let (xc, ys, yc, xs) = (x * cosine, y * sine, y * cosine, x * sine)
-                values[left] = xc - ys
-                values[right] = yc + xs
+            cells.turn(&values, row: row)
+            return values
+        }
+    }
+
+    /// A section's symbols of nine steps, and what cuts their cells in three, twice.
+    package struct Refined: Hashable, Sendable {
+        package var base: Symbols
+        /// Of each refinement, by row and column: t, as it is coded.
+        package var refinements: [[[Int8]]]
+        /// The same: the context that it is coded in.
+        package var contexts: [[[Int]]]
+    }
+
+    /// Quantises rows for an embedded section; `cells` have its finest steps. As `quantise`.
+    package static func refine(_ rows: [[Float]], _ cells: Cells) -> Refined? {
+        let none = rows.map { $0.map { _ in 0 } }
+        var found = Refined(
+            base: Symbols(rows: [], escapes: [:]),
+            refinements: Array(repeating: none.map { $0.map { Int8($0) } }, count: 2),
+            contexts: [none, none])
+        for (row, values) in rows.enumerated() {
+            var symbols: [Int8] = []
+            for (column, value) in cells.turnedBack(values, row: row).enumerated() {
+                let cell = cells.columns[column]
+                var scaled = (value - cell.mean) * (1 / cell.step)
+                if !cells.factors.isEmpty { scaled *= 1 / cells.factors[row] }
+                guard scaled.magnitude < 0x1p24 else { return nil }
+                var chain = [Int(scaled.rounded(.toNearestOrEven))]
+                for _ in 0..<2 { chain.insert(Int((Double(chain[0]) / 3).rounded()), at: 0) }
+                guard cells.knows(chain[0], column) else {
+                    symbols.append(SymbolTable.escape)
+                    found.base.escapes[row * values.count + column] = chain[2]
+                    continue
+                }
+                symbols.append(Int8(chain[0]))
+                for refinement in 0..<2 {
+                    let (coarser, t) = (
+                        chain[refinement], chain[refinement + 1] - 3 * chain[refinement]
+                    )
+                    found.refinements[refinement][row][column] = Int8(coarser < 0 ? -t : t)
+                    found.contexts[refinement][row][column] = min(abs(coarser), 3)
+                }
             }
+            found.base.rows.append(symbols)
+        }
+        return found
+    }
+
+    /// The floats of an embedded section behind `count` refinements, whose steps `cells` have.
+    /// `finest`: the steps of escapes.
+    package static func restore(
+        _ refined: Refined, count: Int, _ cells: Cells, finest: Cells
+    ) -> [[Float]] {
+        refined.base.rows.enumerated().map { row, coded in
+            var values = coded.enumerated().map { column, symbol in
+                let listed = refined.base.escapes[row * coded.count + column]
+                var whole = listed ?? Int(symbol)
+                if listed == nil {
+                    for refinement in refined.refinements.prefix(count) {
+                        let t = Int(refinement[row][column])
+                        whole = 3 * whole + (whole < 0 ? -t : t)
+                    }
+                }
+                var step = (listed == nil ? cells : finest).columns[column].step
+                if !cells.factors.isEmpty { step *= cells.factors[row] }
+                let product = Float(whole) * step
+                return product + cells.columns[column].mean
+            }
+            cells.turn(&values, row: row)
             return values
         }
     }

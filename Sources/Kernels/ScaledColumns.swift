@@ -67,6 +67,16 @@ package final class ScaledColumns: Sendable {
         }
     }
 
+    /// Where the refinements of an embedded section stand, beside its packed symbols. A value.
+    struct Refinements {
+        /// Bytes from the symbols to the first refinement, and from there to the second.
+        let stride: Int
+        /// To decode: how many are looked at.
+        var count = 0
+        /// To decode: whose steps are those of escapes.
+        var escapeColumns: ScaledColumns?
+    }
+
     /// No cell's value is larger: a mean and 2^24 steps.
     package let magnitudeMax: Float
     package let headWidth: Int
@@ -107,6 +117,17 @@ package final class ScaledColumns: Sendable {
         highest = work.map { Int32(tables.tables[$0.table].symbols?.upperBound ?? 0) }
     }
 
+    /// The same columns, with tables for something else of them, by column.
+    func coded(_ tables: SymbolTables, tableOfColumn: [Int]) -> CodedColumns {
+        let work = tableOfColumn.indices.map { column in
+            let (head, channel) = column.quotientAndRemainder(dividingBy: headWidth)
+            return tableOfColumn[head * headWidth + rotated.channel(ofWork: channel)]
+        }
+        return CodedColumns(
+            tables, tableOfColumn: work,
+            order: coded.columnAt.prefix(coded.columnCount).map { Int($0) })
+    }
+
     /// The same columns with other channels turning. Allocates: to be kept if that happens often.
     package func turning(_ rotated: RotatedChannels) -> ScaledColumns {
         func work(_ column: Int) -> Int {
@@ -137,11 +158,25 @@ package final class ScaledColumns: Sendable {
         _ tensor: TensorView, angles: Angles? = nil, inverseFactors: PinnedBytes? = nil,
         into packed: PinnedBytes, escapes: PinnedBytes, width: KernelWidth = .widest
     ) -> Int? {
+        quantise(
+            tensor, angles: angles, inverseFactors: inverseFactors, into: packed,
+            refinements: nil, escapes: escapes, width: width)
+    }
+
+    func quantise(
+        _ tensor: TensorView, angles: Angles?, inverseFactors: PinnedBytes?,
+        into packed: PinnedBytes, refinements: Refinements?, escapes: PinnedBytes,
+        width: KernelWidth
+    ) -> Int? {
         check(tensor, angles, inverseFactors)
-        invariant(hasRoom(packed, for: tensor), "symbols of all rows")
+        invariant(
+            hasRoom(packed, for: tensor, refinements, count: refinements == nil ? 0 : 2),
+            "symbols of all rows")
         invariant(tensor.shape.element.byteCount > 1, "a type that kernels read")
         let limit = escapes.count / EscapeList.entryByteCount
-        let count = unsafe withScaled(angles, inverseFactors, scales: inverseSteps) { scaled in
+        let count = unsafe withScaled(
+            angles, inverseFactors, scales: inverseSteps, refinements
+        ) { scaled in
             unsafe tensor.withTensor { tensor in
                 // SAFETY: `check` has compared all counts; escapes have room for `limit`.
                 unsafe ckernels_scaled_quantise(
@@ -164,7 +199,7 @@ package final class ScaledColumns: Sendable {
     ) {
         check(tensor, angles, sums)
         invariant(tensor.shape.element.byteCount > 1, "a type that kernels read")
-        unsafe withScaled(angles, nil, scales: inverseSteps) { scaled in
+        unsafe withScaled(angles, nil, scales: inverseSteps, nil) { scaled in
             unsafe tensor.withTensor { tensor in
                 // SAFETY: `check` has compared all counts, that of the sums too.
                 unsafe ckernels_scaled_squares(
@@ -183,8 +218,22 @@ package final class ScaledColumns: Sendable {
         escapes: PinnedBytes, escapeCount: Int, into tensor: TensorView,
         width: KernelWidth = .widest
     ) -> Bool {
+        restore(
+            packed, refinements: nil, angles: angles, factors: factors, escapes: escapes,
+            escapeCount: escapeCount, into: tensor, width: width)
+    }
+
+    func restore(
+        _ packed: PinnedBytes, refinements: Refinements?, angles: Angles?, factors: PinnedBytes?,
+        escapes: PinnedBytes, escapeCount: Int, into tensor: TensorView, width: KernelWidth
+    ) -> Bool {
         check(tensor, angles, factors)
-        invariant(hasRoom(packed, for: tensor), "symbols of all rows")
+        invariant(
+            hasRoom(packed, for: tensor, refinements, count: refinements?.count ?? 0),
+            "symbols of all rows")
+        invariant(
+            tensor.shape.element != .int8 || refinements?.count ?? 0 == 0,
+            "refined symbols are no bytes")
         invariant(tensor.shape.element != .float8, "a type that kernels write")
         invariant(
             escapes.count >= escapeCount * EscapeList.entryByteCount, "all listed escapes")
@@ -193,7 +242,7 @@ package final class ScaledColumns: Sendable {
             rename(escapes, count: escapeCount, rotated.workChannel(of:))
             EscapeList.sort(escapes, count: escapeCount)
         }
-        return unsafe withScaled(angles, factors, scales: steps) { scaled in
+        return unsafe withScaled(angles, factors, scales: steps, refinements) { scaled in
             unsafe tensor.withTensor { tensor in
                 // SAFETY: `check` has compared all counts; the patch checks the list.
                 let symbols = unsafe packed.start.assumingMemoryBound(to: UInt32.self)
@@ -205,8 +254,14 @@ package final class ScaledColumns: Sendable {
         }
     }
 
-    private func hasRoom(_ packed: PinnedBytes, for tensor: TensorView) -> Bool {
-        packed.count >= coded.packedByteCount(rowCount: tensor.shape.rowCount)
+    /// Whether symbols and the first `count` refinements lie within their bytes.
+    private func hasRoom(
+        _ packed: PinnedBytes, for tensor: TensorView, _ refinements: Refinements?, count: Int
+    ) -> Bool {
+        let byteCount = coded.packedByteCount(rowCount: tensor.shape.rowCount)
+        let stride = refinements?.stride ?? 0
+        return packed.count >= count * stride + byteCount && stride.isMultiple(of: 4)
+            && (count == 0 || stride >= byteCount)
     }
 
     /// `rowNumbers`: a `Float` for each row, where there are any.
@@ -226,8 +281,10 @@ package final class ScaledColumns: Sendable {
     /// Runs `body` with the columns as C knows them.
     private func withScaled<Result>(
         _ angles: Angles?, _ factors: PinnedBytes?, scales: [Float],
+        _ refinements: Refinements?,
         _ body: (UnsafePointer<ckernels_scaled_columns>) -> Result
     ) -> Result {
+        let escapeSteps = refinements?.escapeColumns?.steps ?? scales
         // SAFETY: the arrays outlive the call, and kernels keep no pointer.
         return unsafe means.withUnsafeBufferPointer { means in
             unsafe scales.withUnsafeBufferPointer { scales in
@@ -244,8 +301,14 @@ package final class ScaledColumns: Sendable {
                                 cosines: angles?.cosines.start.assumingMemoryBound(to: Float.self),
                                 sines: angles?.sines.start.assumingMemoryBound(to: Float.self),
                                 factors: factors?.start.assumingMemoryBound(to: Float.self),
-                                pitch: UInt32(coded.pitch))
-                            return unsafe withUnsafePointer(to: &scaled) { unsafe body($0) }
+                                pitch: UInt32(coded.pitch),
+                                refinement_count: UInt32(refinements?.count ?? 0),
+                                refinement_stride: (refinements?.stride ?? 0) / 4,
+                                escape_scales: nil)
+                            return unsafe escapeSteps.withUnsafeBufferPointer { steps in
+                                unsafe scaled.escape_scales = steps.baseAddress
+                                return unsafe withUnsafePointer(to: &scaled) { unsafe body($0) }
+                            }
                         }
                     }
                 }

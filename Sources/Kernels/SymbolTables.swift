@@ -37,7 +37,10 @@ package struct SymbolTable: Hashable, Sendable {
 ///
 /// 9 KiB for each table.
 package final class SymbolTables: Sendable {
+    /// Empty for tables of refinements.
     package let tables: [SymbolTable]
+    /// Of tables that follow each other for one column.
+    let contextCount: Int
     /// The place of the table that costs nothing: it fills groups of fewer than 64 columns.
     let blankIndex: Int
     let decoding: [UInt32]
@@ -45,6 +48,7 @@ package final class SymbolTables: Sendable {
 
     package init(_ tables: [SymbolTable]) {
         self.tables = tables
+        contextCount = 1
         blankIndex = tables.count
         var decoding: [UInt32] = []
         var encoding: [UInt32] = []
@@ -53,6 +57,36 @@ package final class SymbolTables: Sendable {
         for table in tables { Self.append(table.frequencies, &decoding, &encoding) }
         // A blank column has one symbol, 0, which every slot means.
         decoding += (0..<2_048).map { $0 << 12 | 2_048 }
+        encoding += (0..<256).map { _ in 2_048 << 16 }
+        self.decoding = decoding
+        self.encoding = encoding
+    }
+
+    /// Tables of refinements. To encode, a byte says context and symbol: context << 2 | (t + 1).
+    package init(_ refinements: [RefinementTable]) {
+        tables = []
+        contextCount = RefinementTable.contextCount
+        blankIndex = refinements.count
+        var decoding: [UInt32] = []
+        var encoding: [UInt32] = []
+        for table in refinements {
+            var entries = [UInt32](repeating: 0, count: Int(CKERNELS_SYMBOL_COUNT))
+            for context in 0..<RefinementTable.contextCount {
+                var cumulative: UInt32 = 0
+                for place in 0..<RefinementTable.symbolCount {
+                    let index = context * RefinementTable.symbolCount + place
+                    let frequency = UInt32(table.frequencies[index])
+                    let symbol = UInt32(UInt8(truncatingIfNeeded: place - 1))
+                    entries[context << 2 | place] = frequency << 16 | cumulative
+                    for slot in 0..<frequency {
+                        decoding.append(symbol << 24 | slot << 12 | frequency)
+                    }
+                    cumulative += frequency
+                }
+            }
+            encoding += entries
+        }
+        for _ in 0..<contextCount { decoding += (0..<2_048).map { $0 << 12 | 2_048 } }
         encoding += (0..<256).map { _ in 2_048 << 16 }
         self.decoding = decoding
         self.encoding = encoding
@@ -109,7 +143,9 @@ package final class CodedColumns: Sendable {
         self.tables = tables
         self.positions = positions
         self.columnAt = columnAt
-        decodingStarts = chosen.map { UInt32($0) * UInt32(CKERNELS_SLOT_COUNT) }
+        decodingStarts = chosen.map {
+            UInt32($0 * tables.contextCount) * UInt32(CKERNELS_SLOT_COUNT)
+        }
         encodingStarts = chosen.map { UInt32($0) * UInt32(CKERNELS_SYMBOL_COUNT) }
     }
 
@@ -126,7 +162,8 @@ package final class CodedColumns: Sendable {
 
     /// The place of a column's table.
     func table(of column: Int) -> Int {
-        Int(decodingStarts[Int(positions[column])]) / Int(CKERNELS_SLOT_COUNT)
+        Int(decodingStarts[Int(positions[column])])
+            / (tables.contextCount * Int(CKERNELS_SLOT_COUNT))
     }
 
     /// Words of four rows of packed symbols.

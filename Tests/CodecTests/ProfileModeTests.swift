@@ -20,12 +20,13 @@ private func turning(_ index: Int, type: String) throws -> KVLayout {
 
     @Test(arguments: engineLayouts.indices, ["float16", "bfloat16", "float32"])
     func `keeps every value within half its step`(engine: Int, type: String) throws {
-        for kinds: Set<KVKind> in [[], [.values], [.keys, .values]] {
-            try keepsValues(engine: engine, type: type, rowCodes: kinds)
-        }
+        try keepsValues(engine: engine, type: type, rowCodes: [], from: [0, 1, 4_000])
+        try keepsValues(engine: engine, type: type, rowCodes: [.keys, .values], from: [1])
     }
 
-    private func keepsValues(engine: Int, type: String, rowCodes: Set<KVKind>) throws {
+    private func keepsValues(
+        engine: Int, type: String, rowCodes: Set<KVKind>, from positions: [UInt32]
+    ) throws {
         let layout = try turning(engine, type: type)
         // A stream's states alone have 256 bytes: smaller sections are left to other methods.
         let tokenCount = 48
@@ -33,7 +34,7 @@ private func turning(_ index: Int, type: String) throws -> KVLayout {
         let profile = try ProfileSample(
             layout, learntFrom: learnt.bytes, tokenCount: tokenCount, rowCodes: rowCodes
         ).profile()
-        for first in [UInt32(0), 1, 4_000] {
+        for first in positions {
             let payload = rows(of: layout, tokenCount: tokenCount, areUneven: !rowCodes.isEmpty)
             for level in [Level.standard, .coarse] {
                 let plan = EncodingPlan(

@@ -13,19 +13,27 @@ struct ProfileSample {
     let layout: KVLayout
     var entries: [(item: UInt8, layer: Int, kind: UInt8, content: [UInt8])] = []
 
-    /// `rowCodes`: of which kinds rows have codes.
+    /// `rowCodes`: of which kinds rows have codes; `isEmbedded`: both levels are.
     init(
         _ layout: KVLayout, learntFrom payload: PinnedBytes, tokenCount: Int,
-        rowCodes: Set<KVKind> = []
+        rowCodes: Set<KVKind> = [], isEmbedded: Bool = false
     ) {
         self.layout = layout
         let turns = layout.rotation != nil
-        let flags = rowCodes.reduce(UInt8(turns ? 1 : 0)) { $0 | 4 << $1.rawValue }
+        let flags = rowCodes.reduce(UInt8((turns ? 1 : 0) | (isEmbedded ? 2 : 0))) {
+            $0 | 4 << $1.rawValue
+        }
         add(0, Array("kvstore_layout=1\nlayers=\(layout.layerCount)\n".utf8))
         if let rule = layout.rotation { add(1, Self.bytes(rule, layout)) }
-        add(2, Self.level(4, flags, step: 1, shift: 0) + Self.level(5, flags, step: 2, shift: -1))
+        // Symbols of nine steps are some three powers of two smaller.
+        let shift: Int8 = isEmbedded ? -3 : 0
+        add(
+            2,
+            Self.level(4, flags, step: 1, shift: shift)
+                + Self.level(5, flags, step: 2, shift: shift - 1))
         let tables = [0.5, 1, 2, 4, 8, 16, 32].map(Self.bell)
         add(3, tables.flatMap { Self.bytes($0) })
+        add(4, tables.indices.flatMap { Self.bytes(Self.refinements($0)) })
         add(5, [2.0, 6, 20].flatMap { Self.bytes(Self.bell($0)) })
         add(6, Array("a test".utf8))
         for layer in 0..<layout.layerCount {
@@ -129,6 +137,12 @@ struct ProfileSample {
 
     static func bytes(_ number: some FixedWidthInteger) -> [UInt8] {
         (0..<number.bitWidth / 8).map { UInt8(truncatingIfNeeded: number >> (8 * $0)) }
+    }
+
+    /// Frequencies of -1, 0 and 1 in four contexts: cells around the mean are hit in their middle.
+    private static func refinements(_ table: Int) -> [UInt16] {
+        let wide = UInt16(400 + 40 * table)
+        return [wide, 2_048 - 2 * wide, wide, 900, 748, 400, 800, 700, 548, 720, 690, 638]
     }
 
     /// Frequencies of a bell of this deviation; symbols farther out are escapes.

@@ -255,7 +255,8 @@ def row_codes(name, rows, flags, kind):
 
 
 def scalar_case(described, tokens, name, *, exact_rows=0, first=100, turns=True, embedded=False,
-                codes=0):
+                codes=0, kept=2):
+    """`kept`: how many refinements of an embedded container are left."""
     layout = Layout(described)
     flags = turns | 2 * embedded | codes
     levels = w.level_entry(
@@ -303,7 +304,8 @@ def scalar_case(described, tokens, name, *, exact_rows=0, first=100, turns=True,
                 coarser = finer
     count = next(n for n in range(1, 1 << 20) if layout.token_count(n) == tokens)
     return w.container(
-        sections + refined[1] + refined[2], count, mode=SCALAR, dtype=layout.type,
+        sections + sum([refined[r] for r in range(1, kept + 1)], []), count, mode=SCALAR,
+        dtype=layout.type,
         exact=exact_rows, flags=1 | 2 * embedded, layout_id=layout.id, profile=w.sha16(profile),
         first=first, tokens=tokens, layers=layout.layers), profile
 
@@ -380,6 +382,10 @@ def with_profile():
         text(layers=1), 7, "embedded codes", embedded=True, codes=12)
     yield "predicted: row codes", predicted_case(
         text(layers=4), 6, "predicted codes", exact_rows=1, first=3, group=3, codes=8)
+    for kept in (0, 1):
+        yield f"scalar: embedded, {kept} of 2 refinements", scalar_case(
+            text(dtype="float16"), 6, "cut", embedded=True, codes=8, exact_rows=1, first=3,
+            kept=kept)
     yield "predicted: one layer back, row codes of K and V", predicted_case(
         text(layers=4), 5, "one back", exact_rows=0, first=9, group=4, codes=12, lookback=1)
 
@@ -498,6 +504,19 @@ def bad(good, profiles):
     yield from bad_with_profile(profiles)
 
 
+def without_last_section(content):
+    """With an entry and its section taken away, and everything else in its place."""
+    count = struct.unpack_from("<H", content, 10)[0] - 1
+    container = Container(content)
+    entries = [(e.part, e.number, e.method, e.refinement, container.section(e))
+               for e in container.entries[:count]]
+    return w.container(
+        entries, container.payload_byte_count, mode=container.mode, level=container.level,
+        dtype=container.type, exact=container.exact, flags=container.flags,
+        layout_id=container.layout_id, profile=container.profile_hash,
+        first=container.first_position, tokens=container.tokens, layers=container.layers)
+
+
 def resealed_profile(profile):
     """With the checksum of header and directory made right again."""
     end = 64 + 16 * struct.unpack_from("<I", profile, 12)[0]
@@ -550,6 +569,11 @@ def bad_with_profile(profiles):
         coded, 3, -8 * escapes - 1, b"\x10"), its_profile
     plain = with_level(its_profile, 2, b"\1")
     yield "scalar: row codes that are not there", edited(coded, 32, w.sha16(plain)), plain
+    cut, its_profile = profiles["scalar: embedded, 1 of 2 refinements"]
+    yield "embedded: half of a refinement", without_last_section(cut), its_profile
+    plain = with_level(its_profile, 2, b"\x09")
+    yield "embedded: a level that is not", edited(cut, 32, w.sha16(plain)), plain
+    yield "embedded: a refinement's stream", section_edited(cut, 7, 16, b"\x5a\xa5"), its_profile
     predictive, its_profile = profiles["predicted: two groups"]
     for name, at, new in [
         ("flag", 2, b"\x11"), ("embedded", 2, b"\3"), ("no group", 3, b"\0"),

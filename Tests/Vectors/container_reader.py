@@ -113,8 +113,13 @@ class Container:
         expected += base
         require(len(names) >= len(expected), "directory")
         self.sections = {name: self.entries[start + i] for i, name in enumerate(base)}
+        self.refinements = 0
         if self.flags & 2:
             for refinement in (1, 2):
+                # A container that was cut ends behind any refinement.
+                if len(names) == len(expected):
+                    break
+                self.refinements = refinement
                 for name in base:
                     if self.sections[name].method == 5:
                         refined = (*name[:2], refinement)
@@ -232,7 +237,7 @@ class Container:
         columns = self.layout.columns(kind)
         order = profile.order(layer, kind)
         classes = profile.array(CLASSES, layer, kind, "i1").astype(int)
-        steps = profile.array(STEPS, layer, kind, "<f4", (2.0 ** -40, 2.0 ** 40)) * F32(level.step)
+        steps = profile.array(STEPS, layer, kind, "<f4", (2.0 ** -40, 2.0 ** 40))
         require(profile.tables is not None, "profile-unsuitable")
         tables, sums = profile.tables
         numbers = numpy.clip(classes + level.shifts[0], 0, len(tables) - 1)
@@ -242,11 +247,18 @@ class Container:
         exact, factors, tail = self._row_factors(level, kind, rows, exact_bytes, tail, count)
         places = numpy.flatnonzero(q == -128)
         listed = escapes(tail, count, places)
+        own = numpy.broadcast_to(steps * F32(level.step), q.shape).copy()
         if self.flags & 2:
+            require(level.flags & 2, "profile-unsuitable")
             q = self._refined(q, layer, kind, order, classes, level)
+            # Escapes keep the finest step, wherever the container ends.
+            is_escape = numpy.zeros(q.shape, bool)
+            is_escape.flat[places] = True
+            coarser = steps * (F32(3 ** (2 - self.refinements)) * F32(level.step))
+            own = numpy.where(is_escape, own, coarser[None, :])
         q.flat[places] = listed
         means = profile.array(MEANS, layer, kind, "<f4", (0, 2.0 ** 80))
-        values = means[None, :] + q.astype(F32) * (steps[None, :] * factors[:, None])
+        values = means[None, :] + q.astype(F32) * (own * factors[:, None])
         return values, exact, self._turns(layer, kind, level)
 
     def _row_factors(self, level, kind, rows, exact_bytes, tail, escape_count):
@@ -317,11 +329,11 @@ class Container:
         self.references[kind, layer] = numpy.clip(units, -127, 127).astype(numpy.int64)
 
     def _refined(self, q, layer, kind, order, classes, level):
-        """The symbols with the step D, from those with 9 D and two refinements."""
+        """The symbols with 9 D, made finer by the refinements that are there."""
         require(self.profile.refinements is not None, "profile-unsuitable")
         tables, sums = self.profile.refinements
         q = numpy.where(q == -128, 0, q)
-        for refinement in (1, 2):
+        for refinement in range(1, self.refinements + 1):
             coarser = q
             numbers = 4 * numpy.clip(
                 classes + level.shifts[refinement], 0, len(tables) // 4 - 1)

@@ -60,6 +60,12 @@ int64_t ckernels_rans_decode(
     uint32_t width, const ckernels_coded_columns *columns, const void *states, const void *words,
     size_t word_count, uint32_t *packed);
 
+/// The same where each symbol's table follows from the column and a context, a byte of 0 to 3, that
+/// stands where the symbol will: the tables of contexts follow each other.
+int64_t ckernels_rans_decode_contexts(
+    uint32_t width, const ckernels_coded_columns *columns, const uint32_t *contexts,
+    const void *states, const void *words, size_t word_count, uint32_t *packed);
+
 /// Words of `area` that `ckernels_rans_encode` needs, whatever the symbols.
 #define CKERNELS_AREA_WORD_COUNT(row_count, group_count) \
     ((size_t)(row_count) * (size_t)(group_count) * 64 + 32)
@@ -119,6 +125,13 @@ typedef struct {
     const float *factors;
     /// Words of a block of packed symbols.
     uint32_t pitch;
+    /// To decode: how many refinements, up to 2, stand behind the symbols.
+    uint32_t refinement_count;
+    /// Words from the packed symbols to those of the first refinement, and from there to those of
+    /// the second; 0: the section is not embedded.
+    size_t refinement_stride;
+    /// To decode: the steps of escapes; NULL: `scales`.
+    const float *escape_scales;
 } ckernels_scaled_columns;
 
 /// A value whose symbol is the escape; `position` is row * columns + column in work order.
@@ -130,6 +143,9 @@ typedef struct {
 /// Un-rotates and quantises a tensor into packed symbols in work order, and lists escapes in no
 /// order. Returns their count, or -1 when there are more than `escape_limit`, or a value is not
 /// finite or more than 2^24 steps from its mean.
+///
+/// With a refinement stride, symbols are of nine steps, and the bytes of both refinements are
+/// context << 2 | (t + 1), with the t that is coded.
 int64_t ckernels_scaled_quantise(
     uint32_t width, const ckernels_tensor *tensor, const ckernels_scaled_columns *columns,
     uint32_t *packed, ckernels_escape *escapes, size_t escape_limit);
@@ -151,6 +167,11 @@ void ckernels_scaled_restore(
 int ckernels_scaled_patch(
     const ckernels_tensor *tensor, const ckernels_scaled_columns *columns, const uint32_t *packed,
     const ckernels_escape *escapes, size_t escape_count);
+
+/// The contexts of an embedded section's first refinement, whose coarser symbols are `base`, or,
+/// with the symbols of the `first` refinement, those of the second; `word_count` packed words.
+void ckernels_contexts(
+    const uint32_t *base, const uint32_t *first, size_t word_count, uint32_t *contexts);
 
 /// Turns a tensor back to values [row][64 * panel_count]. Whether all are finite, and no larger
 /// than 2^80. Columns beyond the last are left alone.

@@ -70,6 +70,53 @@ package struct ContainerReader {
         return first + layer * kinds + (kinds == 2 ? Int(kind.rawValue) : 0)
     }
 
+    /// The place of a refinement, 1 up to `refinementCount`, of a layer's K or V, whose method is
+    /// scalar.
+    package func index(layer: Int, _ kind: KVKind, refinement: Int) -> Int {
+        invariant(refinement > 0 && refinement <= refinementCount, "a refinement that is there")
+        let base = index(layer: layer, kind)
+        let first = index(layer: 0, .keys)
+        let before = (first..<base).count { self[$0].method == .scalar }
+        return firstRefinement + (refinement - 1) * refinedCount + before
+    }
+
+    /// How many refinements of an embedded container are there, 0 to 2; 0 of another.
+    package var refinementCount: Int {
+        guard header.isEmbedded, refinedCount > 0 else { return 0 }
+        return (sectionCount - firstRefinement) / refinedCount
+    }
+
+    /// The place behind the sections of all layers.
+    private var firstRefinement: Int {
+        index(layer: 0, .keys) + header.layerCount * (layout?.kinds.count ?? 0)
+    }
+
+    /// Sections that a refinement has.
+    private var refinedCount: Int {
+        (index(layer: 0, .keys)..<firstRefinement).count { self[$0].method == .scalar }
+    }
+
+    /// Writes the container without its refinements behind the first `refinementCount` into the
+    /// start of `target`, and returns its byte count: the same chunk at a coarser level, without
+    /// decoding anything. Throws `targetTooSmall`. Only of embedded containers. Cost: a copy, and
+    /// the checksums of the sections that stay.
+    package func coarser(
+        refinementCount count: Int, into target: PinnedBytes
+    ) throws(CodecFault) -> Int {
+        invariant(header.isEmbedded && count >= 0, "an embedded container can be cut")
+        let kept = firstRefinement + min(count, refinementCount) * refinedCount
+        var writer = try ContainerWriter(target, sectionCount: kept)
+        for index in 0..<kept {
+            let (entry, section) = (self[index], try section(index))
+            guard section.count <= writer.room.count else { throw .targetTooSmall }
+            writer.room.copy(from: section)
+            writer.append(
+                entry.part, number: entry.number, refinement: entry.refinement, entry.method,
+                byteCount: entry.byteCount)
+        }
+        return writer.finish(header)
+    }
+
     private static func section(
         _ entry: SectionEntry, _ bytes: PinnedBytes
     ) throws(CodecFault) -> PinnedBytes {
@@ -158,6 +205,8 @@ private struct SectionEntries {
         }
         let base = index
         for refinement in 0...(header.isEmbedded ? 2 : 0) {
+            // A container that was cut ends behind any refinement.
+            if refinement > 0, index == count { return }
             for place in 0..<header.layerCount * layout.kinds.count {
                 let (layer, kind) = place.quotientAndRemainder(dividingBy: layout.kinds.count)
                 // Only what is coded in cells can be refined.

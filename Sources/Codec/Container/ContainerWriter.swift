@@ -5,14 +5,14 @@ internal import Kernels
 /// Lays a container out in a caller's memory, section by section. Confined to its owner.
 ///
 /// A section is written into `room`, at its place, and then `append`ed; `finish` writes directory
-/// and header. All sections of a container are announced beforehand.
+/// and header. How many sections there are at most is announced beforehand.
 package struct ContainerWriter: ~Copyable {
     private let target: PinnedBytes
     private let sectionCount: Int
     private var appendedCount = 0
     private var end: Int
 
-    /// A container of exactly `sectionCount` sections at the start of `target`.
+    /// A container of at most `sectionCount` sections at the start of `target`.
     package init(_ target: PinnedBytes, sectionCount: Int) throws(CodecFault) {
         invariant(sectionCount > 0 && sectionCount <= UInt16.max, "sections fit a directory")
         end = ContainerHeader.byteCount + sectionCount * SectionEntry.byteCount
@@ -53,16 +53,41 @@ package struct ContainerWriter: ~Copyable {
         append(part, number: number, .raw, byteCount: bytes.count)
     }
 
-    /// Writes the header. The container's byte count.
+    /// Writes the header. The container's byte count. Fewer sections than were announced are moved
+    /// to where their directory ends.
     package consuming func finish(_ header: ContainerHeader) -> Int {
-        invariant(appendedCount == sectionCount, "every announced section was appended")
+        invariant(appendedCount > 0, "a container has a section")
         var header = header
-        header.sectionCount = sectionCount
+        header.sectionCount = appendedCount
+        let directoryEnd = ContainerHeader.byteCount + appendedCount * SectionEntry.byteCount
+        let first = SectionEntry.place(
+            behind: ContainerHeader.byteCount + sectionCount * SectionEntry.byteCount)
+        move(by: first - SectionEntry.place(behind: directoryEnd), from: first)
         header.encode(into: target)
-        let directoryEnd = ContainerHeader.byteCount + sectionCount * SectionEntry.byteCount
         let checksum = target.slice(offset: 8, count: directoryEnd - 8)
             .withBytes(Checksum.short)
         target.store(checksum, at: 4)
         return end
+    }
+
+    /// Moves all sections, the first of which stands at `first`, towards the start.
+    private mutating func move(by distance: Int, from first: Int) {
+        guard distance > 0 else { return }
+        for index in 0..<appendedCount {
+            let place = ContainerHeader.byteCount + index * SectionEntry.byteCount
+            let offset = Int(target.load(UInt32.self, at: place))
+            target.store(UInt32(offset - distance), at: place)
+        }
+        // In steps that do not overlap, the earlier ones first.
+        var from = first
+        while from < end {
+            let count = min(distance, end - from)
+            target.slice(offset: from - distance, count: count)
+                .copy(from: target.slice(offset: from, count: count))
+            from += count
+        }
+        end -= distance
+        let directoryEnd = ContainerHeader.byteCount + appendedCount * SectionEntry.byteCount
+        target.slice(offset: directoryEnd, count: first - distance - directoryEnd).fill(0)
     }
 }

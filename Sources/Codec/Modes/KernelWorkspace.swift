@@ -17,6 +17,8 @@ final class KernelWorkspace {
     let escapes: PinnedBytes
     let rowCodes = RowCodes()
     private let memory: OwnedBytes
+    /// Made for the first embedded section.
+    private lazy var embeddedMemory = OwnedBytes(count: 3 * embeddedStride)
 
     init(valueCountMax: Int) {
         // Few columns fill a group of 64 badly; what is more than twice a section is not coded.
@@ -38,6 +40,11 @@ final class KernelWorkspace {
         words = take(wordByteCount)
         escapes = take(escapeByteCount)
     }
+
+    /// Bytes from an embedded section's symbols to its first refinement, and on to the second.
+    var embeddedStride: Int { (packed.count + 63) & ~63 }
+    /// Symbols of an embedded section and its refinements.
+    var embedded: PinnedBytes { embeddedMemory.bytes }
 
     /// A section with more than one escape in so many values is coded in another way.
     static let escapeShare = 16

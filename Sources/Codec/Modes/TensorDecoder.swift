@@ -10,15 +10,19 @@ struct TensorDecoder {
     let workspace: CodecWorkspace
     /// The one that the container names; nil: it names none, or another.
     let profile: Profile?
+    /// How many refinements of an embedded container are looked at.
+    private let refinementCount: Int
 
-    /// Nil for a container of opaque pieces.
+    /// Nil for a container of opaque pieces. `refinementCountMax`: of an embedded container.
     init?(
-        _ reader: ContainerReader, _ workspace: CodecWorkspace, _ profile: Profile?
+        _ reader: ContainerReader, _ workspace: CodecWorkspace, _ profile: Profile?,
+        refinementCountMax: Int
     ) throws(CodecFault) {
         guard let layout = reader.layout else { return nil }
         self.reader = reader
         self.layout = layout
         self.workspace = workspace
+        refinementCount = min(refinementCountMax, reader.refinementCount)
         let isNamed =
             profile?.hash == reader.header.profile && profile?.layout == reader.header.layout
         self.profile = isNamed ? profile : nil
@@ -116,7 +120,13 @@ struct TensorDecoder {
             try Exponent(shape: shape, columns: columns, memory: workspace.kernels)
                 .decode(section, into: payload, at: places)
         case .scalar:
-            try scalar(shape).decode(section, into: payload, at: places)
+            var refinements: [PinnedBytes] = []
+            for number in 0..<refinementCount {
+                let index = reader.index(layer: layer, kind, refinement: number + 1)
+                refinements.append(try reader.section(index))
+            }
+            try scalar(shape).decode(
+                section, refinements: refinements, into: payload, at: places)
         default:
             try decode(section, reader[index].method, shape)
             workspace.scatter(shape, into: payload, at: places)
@@ -126,15 +136,16 @@ struct TensorDecoder {
     /// What decodes a section of method scalar.
     private func scalar(_ shape: SectionShape) throws(CodecFault) -> Scalar {
         guard let profile else { throw .profileMissing }
-        guard let level = profile.index(ofScalar: reader.header.level), !reader.header.isEmbedded
-        else { throw .profileUnsuitable }
+        guard let level = profile.index(ofScalar: reader.header.level) else {
+            throw .profileUnsuitable
+        }
         // Means before RoPE say nothing about keys at an unknown position.
         guard reader.header.firstPosition != nil || !profile.levels[level].isBeforeRotation else {
             throw .section
         }
         return try Scalar(
-            shape, profile, level: level, rotation: rotation, origin: reader.header.origin,
-            workspace)
+            shape, profile, level: level, isEmbedded: reader.header.isEmbedded,
+            rotation: rotation, origin: reader.header.origin, workspace)
     }
 
     /// Decodes a section that needs no profile into the bits of the workspace.

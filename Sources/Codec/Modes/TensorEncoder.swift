@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 internal import KVCore
+internal import Kernels
 
 /// Encodes a payload whose layout is known, section by section.
 struct TensorEncoder {
@@ -14,6 +15,7 @@ struct TensorEncoder {
     /// The same in mode scalar, where there is none in mode predictive.
     private let scalarLevel: Int?
     private let rotation: Rotation?
+    private let refinements = RefinementList()
     private var header: ContainerHeader
 
     init(
@@ -54,6 +56,7 @@ struct TensorEncoder {
             header.groupLayerCount = profile.levels[predictiveLevel].group
         }
         if rule != nil { header.exactRowCount = exactRowCount }
+        header.isEmbedded = scalarLevel.map { profile?.levels[$0].isEmbedded ?? false } ?? false
     }
 
     /// Whether mode predictive has kernels for the values, and room.
@@ -78,6 +81,7 @@ struct TensorEncoder {
         let sectionCount =
             1 + (rotation == nil ? 0 : 1) + (restByteCount > 0 ? 1 : 0)
             + layout.layerCount * layout.kinds.count
+            * (header.isEmbedded ? 1 + EmbeddedColumns.refinementCountMax : 1)
         var writer = try ContainerWriter(target, sectionCount: sectionCount)
         try append(layout.description, to: &writer)
         if let rotation {
@@ -89,6 +93,7 @@ struct TensorEncoder {
         for layer in 0..<layout.layerCount {
             for kind in layout.kinds { try append(layer: layer, kind, to: &writer) }
         }
+        try refinements.append(to: &writer)
         return EncodedChunk(mode: header.mode, byteCount: writer.finish(header))
     }
 
@@ -183,9 +188,12 @@ struct TensorEncoder {
         let room = room.prefix(min(room.count, shape.rawByteCount))
         if let scalarLevel {
             let scalar = try Scalar(
-                shape, profile, level: scalarLevel, rotation: rotation, origin: header.origin,
-                workspace)
-            return scalar.encode(payload, at: places, into: room).map { (.scalar, $0) }
+                shape, profile, level: scalarLevel, isEmbedded: header.isEmbedded,
+                rotation: rotation, origin: header.origin, workspace)
+            guard let byteCount = scalar.encode(payload, at: places, into: room),
+                scalar.encodeRefinements(into: refinements, byteCountMax: room.count - byteCount)
+            else { return nil }
+            return (.scalar, byteCount)
         }
         guard let columns = profile.splitColumns(layer: shape.layer, shape.kind) else {
             return nil

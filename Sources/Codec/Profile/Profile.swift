@@ -20,6 +20,10 @@ package final class Profile: Sendable {
     let rotation: Rotation?
     /// [level][layer][kind], of mode scalar; empty for levels that cannot be used.
     private let scaled: [[[ScaledColumns]]]
+    /// The same of levels that are embedded; empty for others.
+    private let embedded: [[[EmbeddedColumns]]]
+    /// Whether every refinement can be coded.
+    private let canEmbed: Bool
     /// [layer][kind], of mode predictive; empty where the profile lacks something of it.
     private let predicted: [[PredictedSection]]
     /// [layer][kind]; empty without tables for it.
@@ -52,12 +56,20 @@ package final class Profile: Sendable {
             rotation = nil
         }
         let tables = SymbolTables(try items.tables(.symbolTables, count: items.tableCount))
+        let refinements = try items.refinementTables()
+        canEmbed = !refinements.isEmpty && refinements.allSatisfy(\.isWhole)
+        let refinementTables = SymbolTables(refinements)
         var scaled: [[[ScaledColumns]]] = []
+        var embedded: [[[EmbeddedColumns]]] = []
         for level in self.levels {
-            scaled.append(
-                try Self.scaledColumns(items, level, layout, tables, rotation: rotation))
+            let source = ColumnSource(items, level, layout, tables, rotation)
+            scaled.append(try source.scaledColumns())
+            embedded.append(
+                refinements.isEmpty
+                    ? [] : try source.embeddedColumns(scaled[scaled.count - 1], refinementTables))
         }
         self.scaled = scaled
+        self.embedded = embedded
         predicted = try items.predictedSections(self.levels, layout, tables)
         split = try Self.splitColumns(items, layout)
     }
@@ -88,7 +100,25 @@ package final class Profile: Sendable {
     /// The same for a chunk that is to be encoded, whose K may be turned back or not.
     func index(ofScalar level: Level, turns: Bool) -> Int? {
         index(ofScalar: level).flatMap {
-            turns || !levels[$0].isBeforeRotation ? $0 : nil
+            (turns || !levels[$0].isBeforeRotation) && (canEmbed || !levels[$0].isEmbedded)
+                ? $0 : nil
+        }
+    }
+
+    /// How an embedded level codes a section; nil for other levels, and without tables for it.
+    func embeddedColumns(_ level: Int, layer: Int, _ kind: KVKind) -> EmbeddedColumns? {
+        embedded[level].isEmpty ? nil : embedded[level][layer][Int(kind.rawValue)]
+    }
+
+    /// How many refinements of an embedded container of `level` are as good as `wanted`: the fewest
+    /// whose steps are at most a tenth larger than that level's, which costs less than writing the
+    /// chunk once more. Nil: not even all, or a level is not there.
+    package func refinementCount(of level: Level, for wanted: Level) -> Int? {
+        guard let own = index(ofScalar: level), let other = index(ofScalar: wanted),
+            levels[own].isEmbedded
+        else { return nil }
+        return (0...EmbeddedColumns.refinementCountMax).first {
+            levels[own].coarserStep(refinementCount: $0) <= 1.1 * levels[other].step
         }
     }
 
@@ -125,73 +155,6 @@ package final class Profile: Sendable {
 // MARK: - Reading
 
 extension Profile {
-    /// The columns of all layers at a level; empty when the level is not one of mode scalar, or is
-    /// embedded.
-    private static func scaledColumns(
-        _ items: ProfileItems, _ level: ProfileLevel, _ layout: KVLayout, _ tables: SymbolTables,
-        rotation: Rotation?
-    ) throws(CodecFault) -> [[ScaledColumns]] {
-        guard level.mode == .scalar, !level.isEmbedded else { return [] }
-        var layers: [[ScaledColumns]] = []
-        for layer in 0..<layout.layerCount {
-            var kinds: [ScaledColumns] = []
-            for kind in layout.kinds {
-                let columns = try columns(items, level, layer: layer, kind, tables)
-                let order = try order(items, layer: layer, kind, columns.count)
-                let turns = level.isBeforeRotation && rotation?.setOfLayer[layer] != nil
-                let rotated = turns && kind == .keys ? rotation?.channels : nil
-                kinds.append(
-                    ScaledColumns(
-                        columns, order: order, tables: tables,
-                        headWidth: layout.channelCount(kind), rotated: rotated ?? .none))
-            }
-            layers.append(kinds)
-        }
-        return layers
-    }
-
-    private static func columns(
-        _ items: ProfileItems, _ level: ProfileLevel, layer: Int, _ kind: KVKind,
-        _ tables: SymbolTables
-    ) throws(CodecFault) -> [ScaledColumns.Column] {
-        let count = kind == .keys ? items.keyColumnCount : items.valueColumnCount
-        guard let means = try items.content(.means, layer: layer, kind, count: 4 * count),
-            let steps = try items.content(.steps, layer: layer, kind, count: 4 * count),
-            let classes = try items.content(.classes, layer: layer, kind, count: count)
-        else { throw .profileDamaged }
-        var columns: [ScaledColumns.Column] = []
-        columns.reserveCapacity(count)
-        for column in 0..<count {
-            let mean = Float(bitPattern: means.load(UInt32.self, at: 4 * column))
-            let step = Float(bitPattern: steps.load(UInt32.self, at: 4 * column))
-            guard mean.magnitude <= magnitudeMax, stepRange.contains(step) else {
-                throw .profileDamaged
-            }
-            let wanted = Int(classes.load(Int8.self, at: column)) + level.shift
-            columns.append(
-                .init(
-                    mean: mean, step: step * level.step,
-                    table: min(max(wanted, 0), tables.tables.count - 1)))
-        }
-        return columns
-    }
-
-    /// A permutation of the columns.
-    private static func order(
-        _ items: ProfileItems, layer: Int, _ kind: KVKind, _ count: Int
-    ) throws(CodecFault) -> [Int] {
-        guard let content = try items.content(.order, layer: layer, kind, count: 2 * count) else {
-            throw .profileDamaged
-        }
-        let order = (0..<count).map { Int(content.load(UInt16.self, at: 2 * $0)) }
-        var isThere = [Bool](repeating: false, count: count)
-        for column in order {
-            guard column < count, !isThere[column] else { throw .profileDamaged }
-            isThere[column] = true
-        }
-        return order
-    }
-
     /// The columns of all layers for mode lossless; empty without tables or columns for it.
     private static func splitColumns(
         _ items: ProfileItems, _ layout: KVLayout

@@ -111,6 +111,21 @@ struct ProfileItems {
         return content
     }
 
+    /// The tables of refinements; none where they are absent.
+    func refinementTables() throws(CodecFault) -> [RefinementTable] {
+        guard let content = self[.refinementTables] else { return [] }
+        guard content.count == 24 * tableCount else { throw .profileDamaged }
+        var tables: [RefinementTable] = []
+        for index in 0..<tableCount {
+            let frequencies = (0..<12).map { content.load(UInt16.self, at: 24 * index + 2 * $0) }
+            guard let table = RefinementTable(frequencies: frequencies) else {
+                throw .profileDamaged
+            }
+            tables.append(table)
+        }
+        return tables
+    }
+
     /// The tables of an item; none where it is absent.
     func tables(_ item: Item, count: Int) throws(CodecFault) -> [SymbolTable] {
         guard let content = self[item] else { return [] }
@@ -143,6 +158,8 @@ package struct ProfileLevel: Hashable, Sendable {
     package let step: Float
     /// Of the classes, for refinement 0.
     package let shift: Int
+    /// The same for refinements 1 and 2.
+    package let refinementShifts: [Int]
 
     static let byteCount = 32
 
@@ -179,10 +196,20 @@ package struct ProfileLevel: Hashable, Sendable {
         self.lookback = mode == .predictive ? lookback == 1 ? 1 : 2 : 0
         step = Float(bitPattern: content.load(UInt32.self, at: 4))
         shift = Int(content.load(Int8.self, at: 8))
+        refinementShifts = [9, 10].map { Int(content.load(Int8.self, at: $0)) }
         guard Profile.stepRange.contains(step), (mode == .predictive) == (group > 0),
             mode == .scalar || !isEmbedded, lookback <= (mode == .predictive ? 1 : 0),
             (12..<Self.byteCount).allSatisfy({ content[$0] == 0 })
         else { throw .profileDamaged }
+    }
+
+    /// The step behind so many refinements of an embedded section, 0 to 2: 9 D, 3 D or D.
+    package func coarserStep(refinementCount: Int) -> Float {
+        switch refinementCount {
+        case 0: 9 * step
+        case 1: 3 * step
+        default: step
+        }
     }
 
     /// Whether rows of a kind have codes.
