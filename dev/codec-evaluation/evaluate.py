@@ -9,7 +9,7 @@ model says about the real text behind it with what it says by the exact ones.
                           (with it), S and P (modes scalar and predictive in NumPy, which is slow);
                           default: those of the daemon, or without one those of NumPy
   --levels Q1,Q2,...      (default L0,Q1,Q2,Q3,Q4)
-  --passages N            of the text, the first N that are long enough (default 8)
+  --passages N            of the text, the first N that are long enough (default 8; 0: none)
   --needles N             retrieval: N passages with twenty facts each (default 2)
   --history               also chunks that are computed from coded chunks before them
 """
@@ -205,7 +205,8 @@ def main() -> None:
     texts = [json.loads(line)["text"] for line in options.text.open()]
     contenders, server = contenders_of(options, judge)
     try:
-        judge_texts(judge, contenders, texts, options.passages, options.history)
+        if options.passages:
+            judge_texts(judge, contenders, texts, options.passages, options.history)
         if options.needles:
             judge_needles(judge, contenders, texts, options.needles)
     finally:
