@@ -3,10 +3,10 @@
 
 Learns a profile of a model of transformers from passages, one JSON object with `text` a line.
 
-  --passages N       how many passages to learn from (default 48)
+  --passages N       how many passages to learn from (default 72)
   --tokens N         tokens of each (default 1024)
   --fisher N         how many of them also tell what an error costs; 0: what errors cost in
-                     models that were measured, for which no gradients are needed (default 16)
+                     models that were measured, for which no gradients are needed (default 24)
   --draws N          of the model's answers to each of these passages (default 2)
   --threads N        of torch (default 1)
   --no-predictors    mode scalar alone: a profile of less than a megabyte
@@ -34,9 +34,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("model")
     parser.add_argument("text", type=Path)
     parser.add_argument("profile", type=Path)
-    parser.add_argument("--passages", type=int, default=48)
+    parser.add_argument("--passages", type=int, default=72)
     parser.add_argument("--tokens", type=int, default=1024)
-    parser.add_argument("--fisher", type=int, default=16)
+    parser.add_argument("--fisher", type=int, default=24)
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-predictors", action="store_true")

@@ -22,12 +22,12 @@ class Level:
     step: float
 
 
-SCALAR_LEVELS = (Level(3, 0.25), Level(4, 0.48), Level(5, 0.8), Level(6, 1.4))
+SCALAR_LEVELS = (Level(3, 0.25), Level(4, 0.46), Level(5, 0.8), Level(6, 1.4))
 PREDICTIVE_LEVELS = (Level(3, 0.15), Level(4, 0.42), Level(5, 0.8), Level(6, 1.6))
 # The predictive level that predictors are learnt for: their references have its errors.
 LEARNING_LEVEL = 1
 GROUP = 15
-LOOKBACK = 1
+LOOKBACK = 2
 
 
 @dataclass
