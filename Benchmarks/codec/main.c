@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // How fast one core encodes and decodes sections of 256 tokens by the kernels of modes S (RoPE
-// included; with row codes and without) and L, beside memcpy, zstd -1 and LZ4 on the same bytes.
+// included; with row codes and without), P (at SmolLM2's shape, one and two layers back) and L,
+// beside memcpy, zstd -1 and LZ4 on the same bytes.
 // Cold: every call gets another section, and all together are larger than the last cache.
 // Operations are alternated within a round; a row gives the median and the extremes over the
 // rounds, in GB of 16-bit values for each second of CPU time.
@@ -25,6 +26,7 @@
 
 #include "CKernels.h"
 #include "bench.h"
+#include "chain.h"
 #include "sample.h"
 
 enum {
@@ -32,6 +34,8 @@ enum {
     STREAM_BYTE_COUNT = 256,
     WIDTH_COUNT = 5,
     ROW_CODES_BYTE_COUNT = SECTION_ROW_COUNT / 2,
+    // Columns of SmolLM2's K and V: mode P is measured at its shape alone.
+    PREDICTED_COLUMN_COUNT = 192,
 };
 
 static const char *const width_names[WIDTH_COUNT] = {"scalar", "neon", "avx2", "avx512", "vnni"};
@@ -53,6 +57,7 @@ struct work {
     size_t *escape_counts;
     float factors[SECTION_ROW_COUNT];
     float row_factors[16];
+    struct chain *chains[2];  // by how many layers they look back, less 1; NULL at other shapes
     ZSTD_CCtx *packer;
     ZSTD_DCtx *unpacker;
 };
@@ -62,6 +67,7 @@ struct codec {
     void (*encode)(struct work *, size_t section);
     void (*decode)(struct work *, size_t section);
     int is_exact;
+    int lookback;  // of mode P: its sections are decoded in their order
 };
 
 static uint8_t *encoded_section(const struct work *work, size_t section) {
@@ -219,6 +225,41 @@ static void decode_scaled_rows(struct work *work, size_t section) {
     decode_scaled_by(work, section, work->factors);
 }
 
+static void encode_predicted(struct work *work, size_t section, struct chain *chain) {
+    const struct sample *sample = work->sample;
+    const int64_t escape_count =
+        chain_encode(chain, section, work->packed, work->escapes, work->escape_limit);
+    if (escape_count < 0) fail("section %zu has too many escapes", section);
+    const struct coding *coding = chain_coding(chain);
+    const ckernels_coded_columns coded = coded_of(sample, coding, 1);
+    const size_t word_count = ckernels_rans_encode(
+        work->width, &coded, work->packed, coding->column_at, work->area,
+        encoded_section(work, section));
+    finish_section(work, section, word_count, 0, escape_count);
+}
+
+static void decode_predicted(struct work *work, size_t section, struct chain *chain) {
+    (void)open_section(work, section, chain_coding(chain), 0);
+    chain_decode(chain, section, work->packed, work->escapes, work->escape_counts[section],
+                 work->target);
+}
+
+static void encode_one_back(struct work *work, size_t section) {
+    encode_predicted(work, section, work->chains[0]);
+}
+
+static void decode_one_back(struct work *work, size_t section) {
+    decode_predicted(work, section, work->chains[0]);
+}
+
+static void encode_two_back(struct work *work, size_t section) {
+    encode_predicted(work, section, work->chains[1]);
+}
+
+static void decode_two_back(struct work *work, size_t section) {
+    decode_predicted(work, section, work->chains[1]);
+}
+
 static void encode_split(struct work *work, size_t section) {
     const struct sample *sample = work->sample;
     const ckernels_tensor tensor = tensor_of(sample, sample_section(sample, section));
@@ -292,13 +333,15 @@ static void decode_lz4(struct work *work, size_t section) {
 #endif
 
 static const struct codec codecs[] = {
-    {"memcpy", encode_copy, decode_copy, 1},
-    {"S", encode_scaled, decode_scaled, 0},
-    {"S-rows", encode_scaled_rows, decode_scaled_rows, 0},
-    {"L", encode_split, decode_split, 1},
-    {"zstd-1", encode_zstd, decode_zstd, 1},
+    {"memcpy", encode_copy, decode_copy, 1, 0},
+    {"S", encode_scaled, decode_scaled, 0, 0},
+    {"S-rows", encode_scaled_rows, decode_scaled_rows, 0, 0},
+    {"P-1", encode_one_back, decode_one_back, 0, 1},
+    {"P-2", encode_two_back, decode_two_back, 0, 2},
+    {"L", encode_split, decode_split, 1, 0},
+    {"zstd-1", encode_zstd, decode_zstd, 1, 0},
 #if HAS_LZ4
-    {"lz4", encode_lz4, decode_lz4, 1},
+    {"lz4", encode_lz4, decode_lz4, 1, 0},
 #endif
 };
 enum { CODEC_COUNT = sizeof codecs / sizeof codecs[0] };
@@ -322,8 +365,13 @@ static void check_section(const struct work *work, const struct codec *codec, si
         const float factor = codec->encode == encode_scaled_rows
                                  ? work->factors[i / sample->column_count]
                                  : 1;
+        const struct chain *chain =
+            codec->lookback > 0 ? work->chains[codec->lookback - 1] : NULL;
         const float half =
-            hypotf(sample->steps[column], sample->steps[other]) * factor / 2;
+            chain != NULL
+                ? hypotf(chain_error_max(chain, (uint32_t)column),
+                         chain_error_max(chain, (uint32_t)other))
+                : hypotf(sample->steps[column], sample->steps[other]) * factor / 2;
         const float error = fabsf(value - sample_value(sample, after[i]));
         if (!(error <= half * 1.001f + fabsf(value) * unit + half * unit)) {
             fail("%s: section %zu, value %zu is off by %g", codec->name, section, i,
@@ -374,13 +422,15 @@ static void measure(struct work *work, int round_count) {
     static double speeds[CODEC_COUNT][2][ROUND_COUNT_MAX];
     for (int round = 0; round < round_count; round++) {
         for (int k = 0; k < CODEC_COUNT; k++) {
+            if (codecs[k].lookback > 0 && work->chains[0] == NULL) continue;
             speeds[k][0][round] = timed(codecs[k].encode, work);
             speeds[k][1][round] = timed(codecs[k].decode, work);
             if (round + 1 < round_count) continue;
-            for (size_t section = 0; section < work->sample->section_count;
-                 section += 1 + work->sample->section_count / 16) {
+            const size_t step = 1 + work->sample->section_count / 16;
+            for (size_t section = 0; section < work->sample->section_count; section++) {
+                if (section % step != 0 && codecs[k].lookback == 0) continue;
                 codecs[k].decode(work, section);
-                check_section(work, &codecs[k], section);
+                if (section % step == 0) check_section(work, &codecs[k], section);
             }
             print_row(work, codecs[k].name, "encode", speeds[k][0], round_count);
             print_row(work, codecs[k].name, "decode", speeds[k][1], round_count);
@@ -421,7 +471,14 @@ static void measure_sample(uint32_t width, uint32_t element, uint32_t column_cou
     }
     work.area = memory_allocate(work.area_word_count * 2);
     work.escapes = allocate(work.escape_limit * sizeof(ckernels_escape));
+    for (uint32_t lookback = 1; lookback <= 2; lookback++) {
+        if (column_count != PREDICTED_COLUMN_COUNT) continue;
+        work.chains[lookback - 1] = chain_make(&sample, width, lookback);
+    }
     measure(&work, round_count);
+    for (int i = 0; i < 2; i++) {
+        if (work.chains[i] != NULL) chain_free(work.chains[i]);
+    }
     ZSTD_freeCCtx(work.packer);
     ZSTD_freeDCtx(work.unpacker);
     free(work.byte_counts);

@@ -103,7 +103,7 @@ static void coding_make(struct coding *coding, const struct sample *sample, uint
     }
 }
 
-static void coding_free(struct coding *coding) {
+void coding_free(struct coding *coding) {
     free(coding->decoding_tables);
     free(coding->encoding_tables);
     free(coding->decoding_starts);
@@ -142,15 +142,11 @@ static void coding_order(struct coding *coding, const struct sample *sample,
     }
 }
 
-// Quarter octaves of deviation over step, about 3.3 bits a value on average.
-static double deviation_of(uint32_t class) {
-    return exp2(((double)class - 1) / 4);
-}
-
-static void make_scaled(struct sample *sample, const uint8_t *classes) {
-    coding_make(&sample->scaled, sample, SCALE_CLASS_COUNT);
-    for (uint32_t class = 0; class < SCALE_CLASS_COUNT; class++) {
-        const double deviation = deviation_of(class);
+void sample_coding(struct coding *coding, const struct sample *sample, const uint8_t *classes,
+                   uint32_t class_count, double first_octave, int sorts) {
+    coding_make(coding, sample, class_count);
+    for (uint32_t class = 0; class < class_count; class++) {
+        const double deviation = exp2(first_octave + (double)class / 4);
         const int radius = (int)ceil(4.5 * deviation);
         double weights[256] = {0};
         for (int symbol = -radius; symbol <= radius; symbol++) {
@@ -158,9 +154,14 @@ static void make_scaled(struct sample *sample, const uint8_t *classes) {
             const double below = erf((symbol - 0.5) / scale);
             weights[symbol + 128] = 1e-9 + erf((symbol + 0.5) / scale) - below;
         }
-        add_table(&sample->scaled, class, weights);
+        add_table(coding, class, weights);
     }
-    coding_order(&sample->scaled, sample, classes, SCALE_CLASS_COUNT, 1);
+    coding_order(coding, sample, classes, class_count, sorts);
+}
+
+// Quarter octaves of deviation over step, about 3.3 bits a value on average.
+static double deviation_of(uint32_t class) {
+    return exp2(((double)class - 1) / 4);
 }
 
 // Columns of about the same mean of what is coded share a table, made of the first sections.
@@ -252,7 +253,7 @@ void sample_make(struct sample *sample, uint32_t element, uint32_t column_count,
     for (size_t row = 0; row < sample->section_count * SECTION_ROW_COUNT; row++) {
         fill_row(sample, classes, row, sample->values + row * column_count);
     }
-    make_scaled(sample, classes);
+    sample_coding(&sample->scaled, sample, classes, SCALE_CLASS_COUNT, -0.25, 1);
     make_split(sample);
     free(classes);
 }

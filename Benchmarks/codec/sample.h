@@ -52,6 +52,12 @@ void sample_make(struct sample *sample, uint32_t element, uint32_t column_count,
                  uint16_t *values, size_t byte_count);
 void sample_free(struct sample *sample);
 
+// Tables of bells, whose deviations are `first_octave` and each next one a quarter of an octave
+// more, for columns of these classes; `sorts`: coded class by class, otherwise in their order.
+void sample_coding(struct coding *coding, const struct sample *sample, const uint8_t *classes,
+                   uint32_t class_count, double first_octave, int sorts);
+void coding_free(struct coding *coding);
+
 uint8_t *sample_section(const struct sample *sample, size_t index);
 float sample_value(const struct sample *sample, uint16_t bits);
 
