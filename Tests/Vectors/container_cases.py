@@ -255,7 +255,7 @@ def row_codes(name, rows, flags, kind):
 
 
 def scalar_case(described, tokens, name, *, exact_rows=0, first=100, turns=True, embedded=False,
-                codes=0, kept=2):
+                codes=0, kept=2, scale=1):
     """`kept`: how many refinements of an embedded container are left."""
     layout = Layout(described)
     flags = turns | 2 * embedded | codes
@@ -277,6 +277,7 @@ def scalar_case(described, tokens, name, *, exact_rows=0, first=100, turns=True,
             classes = numbers_of(items, w.CLASSES, layer, kind, "i1").astype(int)
             q = bell(f"{name} {layer} {kind}", (rows, columns), 4) * (9 if embedded else 1)
             q = q + (drawn(name, q.shape, 9) - 4 if embedded else 0)
+            q = q * scale + (scale - 1)
             q[0, 0], q[rows - 1, 1] = 70_000, -1 << 24
             chain = [q]
             for _ in range(2 if embedded else 0):
@@ -382,6 +383,8 @@ def with_profile():
         text(layers=1), 7, "embedded codes", embedded=True, codes=12)
     yield "predicted: row codes", predicted_case(
         text(layers=4), 6, "predicted codes", exact_rows=1, first=3, group=3, codes=8)
+    yield "scalar: escapes alone", scalar_case(
+        text(layers=1, dtype="float32"), 24, "far", scale=10_001, turns=False)
     for kept in (0, 1):
         yield f"scalar: embedded, {kept} of 2 refinements", scalar_case(
             text(dtype="float16"), 6, "cut", embedded=True, codes=8, exact_rows=1, first=3,

@@ -58,9 +58,10 @@ struct Exponent {
         _ section: PinnedBytes, into payload: PinnedBytes, at places: TensorPlaces
     ) throws(CodecFault) {
         let header = try StreamHeader(section, restByteCount: restByteCount)
-        guard memory.fits(columns.coded, rowCount: shape.rowCount),
-            header.escapeCount * EscapeList.entryByteCount <= memory.escapes.count
-        else { throw .workspaceTooSmall }
+        guard memory.fits(columns.coded, rowCount: shape.rowCount) else {
+            throw .workspaceTooSmall
+        }
+        try memory.hold(escapeCount: header.escapeCount, of: shape)
         let found = RANS.decode(
             columns.coded, rowCount: shape.rowCount, states: StreamHeader.states(section),
             words: header.words(section), into: memory.packed)

@@ -4,7 +4,7 @@ internal import Kernels
 
 /// Memory between kernels: of the largest section, taken at its first use. Confined to its owner.
 ///
-/// Some 15 bytes for each value.
+/// Some 15 bytes for each value; 6 more with an embedded section, 8 more with one of many escapes.
 final class KernelWorkspace {
     /// Symbols, four to a word.
     let packed: PinnedBytes
@@ -14,9 +14,11 @@ final class KernelWorkspace {
     let dense: PinnedBytes
     /// A section on its way to another type.
     let converted: PinnedBytes
-    let escapes: PinnedBytes
+    private(set) var escapes: PinnedBytes
     let rowCodes = RowCodes()
     private let memory: OwnedBytes
+    /// Of a section that has more escapes than ours ever have.
+    private var escapeMemory: OwnedBytes?
     /// Made for the first embedded section.
     private lazy var embeddedMemory = OwnedBytes(count: 3 * embeddedStride)
 
@@ -48,6 +50,17 @@ final class KernelWorkspace {
 
     /// A section with more than one escape in so many values is coded in another way.
     static let escapeShare = 16
+
+    /// Makes room for the escapes of a section that is to be decoded. Throws `section` when it has
+    /// more of them than values.
+    func hold(escapeCount: Int, of shape: SectionShape) throws(CodecFault) {
+        guard escapeCount <= shape.valueCount else { throw .section }
+        let byteCount = escapeCount * EscapeList.entryByteCount
+        guard byteCount > escapes.count else { return }
+        let larger = OwnedBytes(count: byteCount)
+        escapeMemory = larger
+        escapes = larger.bytes
+    }
 
     /// Room for the escapes of a section that is to be encoded.
     func escapes(of shape: SectionShape) -> PinnedBytes {

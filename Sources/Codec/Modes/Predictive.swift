@@ -88,9 +88,7 @@ struct Predictive {
     private func decodeSymbols(
         _ section: PinnedBytes, _ header: StreamHeader
     ) throws(CodecFault) {
-        guard header.escapeCount * EscapeList.entryByteCount <= memory.escapes.count else {
-            throw .workspaceTooSmall
-        }
+        try memory.hold(escapeCount: header.escapeCount, of: shape)
         let found = RANS.decode(
             coefficients.coded, rowCount: rows.count, states: StreamHeader.states(section),
             words: header.words(section), into: memory.packed)

@@ -95,9 +95,8 @@ struct Scalar {
     ) throws(CodecFault) {
         let header = try StreamHeader(section, restByteCount: restByteCount)
         guard !rows.isEmpty, shape.element != .float8 else { throw .section }
-        guard memory.fits(columns.coded, rowCount: rows.count),
-            header.escapeCount * EscapeList.entryByteCount <= memory.escapes.count
-        else { throw .workspaceTooSmall }
+        guard memory.fits(columns.coded, rowCount: rows.count) else { throw .workspaceTooSmall }
+        try memory.hold(escapeCount: header.escapeCount, of: shape)
         let found = RANS.decode(
             columns.coded, rowCount: rows.count, states: StreamHeader.states(section),
             words: header.words(section), into: packed)

@@ -42,7 +42,7 @@ package struct SectionShape: Hashable, Sendable {
 /// in mode predictive 16 more.
 package final class CodecWorkspace {
     /// Memory that it takes at most, for each value and besides, once every mode was used.
-    package static let byteCountPerValue = 48
+    package static let byteCountPerValue = 62
     package static let byteCountBesides = 4 << 20
 
     /// Values of the largest section that can be encoded or decoded with it.

@@ -45,9 +45,9 @@ package final class Profile: Sendable {
             items.valueColumnCount == layout.columnCount(.values)
         else { throw .profileUnsuitable }
         hash = Self.hash(of: bytes)
-        memoryByteCount = Self.memoryByteCount(of: bytes, items)
         self.layout = layout.id
         self.levels = try ProfileLevel.read(levels)
+        memoryByteCount = Self.memoryByteCount(of: bytes, items, self.levels)
         note = items[.note].map { String(decoding: $0.array, as: UTF8.self) } ?? ""
         if let section = items[.rotation] {
             guard let rotation = Rotation(section, of: layout) else { throw .profileDamaged }
@@ -74,11 +74,14 @@ package final class Profile: Sendable {
         split = try Self.splitColumns(items, layout)
     }
 
-    /// Matrices take what they take in the file; each level has the columns in a form of its own.
-    private static func memoryByteCount(of bytes: PinnedBytes, _ items: ProfileItems) -> Int {
+    /// Matrices take what they take in the file; each level has the columns in a form of its own,
+    /// an embedded one in five.
+    private static func memoryByteCount(
+        of bytes: PinnedBytes, _ items: ProfileItems, _ levels: [ProfileLevel]
+    ) -> Int {
         let columnCount = items.keyColumnCount + items.valueColumnCount
-        let levelCount = (items[.levels]?.count ?? 0) / ProfileLevel.byteCount
-        return bytes.count + items.layerCount * columnCount * levelCount * 60
+        let forms = levels.reduce(0) { $0 + ($1.isEmbedded ? 5 : 1) }
+        return bytes.count + items.layerCount * columnCount * forms * 60
     }
 
     /// The first 16 bytes of SHA-256.

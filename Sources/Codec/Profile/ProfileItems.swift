@@ -161,7 +161,7 @@ package struct ProfileLevel: Hashable, Sendable {
     /// The same for refinements 1 and 2.
     package let refinementShifts: [Int]
 
-    static let byteCount = 32
+    private static let byteCount = 32
 
     /// All levels of the item.
     static func read(_ content: PinnedBytes) throws(CodecFault) -> [ProfileLevel] {
