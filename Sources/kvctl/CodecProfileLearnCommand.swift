@@ -58,6 +58,26 @@ struct CodecProfileLearnCommand: AsyncParsableCommand {
             "Steps of q1 to q4 in mode scalar, in deviations.", valueName: "a,b,c,d"))
     var steps: StepList?
 
+    @Flag(help: "Learn nothing for mode predictive: a profile of less than a megabyte.")
+    var noPredictors = false
+
+    @Option(
+        help: ArgumentHelp(
+            "Steps of q1 to q4 in mode predictive, in deviations.", valueName: "a,b,c,d"))
+    var predictiveSteps: StepList?
+
+    @Option(
+        help: ArgumentHelp(
+            "In mode predictive: layers that are predicted from each other, 1 to 255.",
+            valueName: "layers"))
+    var group = LearningOptions().group
+
+    @Option(
+        help: ArgumentHelp(
+            "In mode predictive: how many layers back predictions look, 1 or 2.",
+            valueName: "layers"))
+    var lookback = LearningOptions().lookback
+
     @Option(help: ArgumentHelp("What the kept tokens may take.", valueName: "size"))
     var memory = "2GiB"
 
@@ -70,6 +90,13 @@ struct CodecProfileLearnCommand: AsyncParsableCommand {
         }
         guard storedIn.isEmpty || layout != nil else {
             throw ValidationError("--stored-in needs --layout, to know which chunks are meant")
+        }
+        guard (1...255).contains(group) else {
+            throw ValidationError("--group takes 1 to 255")
+        }
+        guard (1...2).contains(lookback) else { throw ValidationError("--lookback takes 1 or 2") }
+        guard !noPredictors || predictiveSteps == nil else {
+            throw ValidationError("--predictive-steps and --no-predictors contradict each other")
         }
         guard ByteCount(text: memory) != nil else {
             throw ValidationError("--memory takes a size such as 2GiB")
@@ -117,6 +144,10 @@ struct CodecProfileLearnCommand: AsyncParsableCommand {
         }
         var options = LearningOptions()
         if let steps { options.scalarSteps = steps.values }
+        options.predictiveSteps =
+            noPredictors ? nil : predictiveSteps?.values ?? options.predictiveSteps
+        options.group = group
+        options.lookback = lookback
         options.note = note ?? run.note
         return try run.learn(options)
     }

@@ -97,8 +97,9 @@ struct LearningRun {
         case .tooFewTokens(let found, let needed):
             Failure(
                 .usage,
-                "\(found) tokens to learn from, and \(needed) are needed: give more chunks"
-                    + leftOut)
+                "\(found) tokens to learn from, and \(needed) are needed: give more chunks, or "
+                    + "more --memory to keep more of them, or leave predictors out with "
+                    + "--no-predictors" + leftOut)
         case .tooLittleMemory(let needed):
             Failure(
                 .usage,

@@ -168,8 +168,31 @@ private func distance(_ left: Matrix, _ right: Matrix) -> Double {
     }
 }
 
+@Suite struct `The inverse of a matrix` {
+    @Test(arguments: [1, 2, 9, 24])
+    func `times the matrix is the unit matrix`(count: Int) throws {
+        var numbers = SeededNumbers(seed: seed)
+        let whole = random(count, count, &numbers)
+        // A pivot that has to be looked for.
+        if count > 1 { whole[0, 0] = 0 }
+        let inverse = try #require(whole.inverse())
+        let unit = Matrix(rowCount: count, columnCount: count)
+        for row in 0..<count {
+            for other in 0..<count {
+                unit.row(row).add(inverse[row, other], times: whole.row(other))
+            }
+        }
+        #expect(distance(unit, Matrix(unit: count)) < 1e-9, "seed \(seed)")
+    }
+
+    @Test(arguments: [[[1.0, 2], [2, 4]], [[0.0]], [[Double.nan]]])
+    func `does not exist for what loses a direction`(rows: [[Double]]) {
+        #expect(matrix(rows).inverse() == nil)
+    }
+}
+
 @Suite struct `Products of panels` {
-    @Test(arguments: [(1, 1, 1), (3, 9, 5), (8, 16, 40), (13, 5, 37)])
+    @Test(arguments: [(1, 1, 1), (3, 9, 5), (8, 16, 40), (13, 5, 37), (21, 21, 6)])
     func `agree with sums one by one`(left: Int, right: Int, depth: Int) {
         var numbers = SeededNumbers(seed: seed)
         let one = (0..<depth * left).map { _ in Float(Int.random(in: -127...127, using: &numbers)) }
@@ -189,6 +212,14 @@ private func distance(_ left: Matrix, _ right: Matrix) -> Double {
                     $0 + Double(one[$1 * left + row]) * Double(other[$1 * right + column])
                 }
                 #expect(found[row, column] == sum + (row == 0 && column == 0 ? 1 : 0))
+            }
+        }
+        guard left == right else { return }
+        let half = Matrix(rowCount: left, columnCount: right)
+        half.addProduct(leftPanels, rightPanels, isSymmetric: true)
+        for row in 0..<left {
+            for column in 0...row {
+                #expect(half[row, column] == found[row, column] - (row == 0 ? 1 : 0))
             }
         }
     }

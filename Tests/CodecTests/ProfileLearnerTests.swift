@@ -9,6 +9,8 @@ import Testing
 /// A made-up model: each column of each section has a mean and a spread of its own, before RoPE.
 struct MadeUpModel {
     let layout: KVLayout
+    /// Of a value's distance from its mean with that of the layer before in the same column.
+    var correlation: Float = 0
     /// [layer][kind][column]
     let means: [[[Float]]]
     let spreads: [[[Float]]]
@@ -32,6 +34,11 @@ struct MadeUpModel {
         var numbers = SeededNumbers(seed: seed)
         let memory = OwnedBytes(count: payloadByteCount(layout, tokenCount))
         let rotation = layout.rotation.map { Rotation($0, layerCount: layout.layerCount) }
+        let fresh = (1 - correlation * correlation).squareRoot()
+        // [kind][token and column], in spreads.
+        var distances = layout.kinds.map { kind in
+            (0..<tokenCount * layout.columnCount(kind)).map { _ in numbers.normal() }
+        }
         for layer in 0..<layout.layerCount {
             for kind in layout.kinds {
                 let means = means[layer][Int(kind.rawValue)]
@@ -40,7 +47,10 @@ struct MadeUpModel {
                 let values = Floats(count: count)
                 for index in 0..<count {
                     let column = index % means.count
-                    values[index] = means[column] + spreads[column] * numbers.normal()
+                    let place = Int(kind.rawValue)
+                    distances[place][index] *= correlation
+                    distances[place][index] += fresh * numbers.normal()
+                    values[index] = means[column] + spreads[column] * distances[place][index]
                 }
                 if kind == .keys, let rotation {
                     var angles = RotationAngles(angleCountMax: count)
@@ -79,6 +89,13 @@ extension LearningOptions {
     static var small: LearningOptions {
         var options = LearningOptions()
         options.tokenCountMin = 500
+        options.predictiveSteps = nil
+        return options
+    }
+
+    static var smallPredictive: LearningOptions {
+        var options = small
+        options.predictiveSteps = LearningOptions().predictiveSteps
         return options
     }
 }
@@ -213,10 +230,63 @@ private func turningLayout(
         withExtendedLifetime(held) {}
     }
 
+    @Test(arguments: [(15, 1, 0.85), (15, 2, 0.85), (2, 2, 0.95)])
+    func `predicts what layers have in common`(
+        group: Int, lookback: Int, shareMax: Double
+    ) throws {
+        var model = MadeUpModel(
+            try layout(
+                "layer,kv,token,head,channel", type: "float32",
+                ["rope_theta": .real(10_000), "value_dim": .whole(12)]))
+        model.correlation = 0.95
+        var options = LearningOptions.smallPredictive
+        options.group = group
+        options.lookback = lookback
+        // Columns differ so much here that a step is more than with real keys and values.
+        options.predictiveSteps = [0.1, 0.28, 0.5, 1]
+        let sample = try model.sample(tokenCount: 400, chunks: 2)
+        let held = model.chunk(tokenCount: 400, first: 2_048, seed: 99)
+        var plan = EncodingPlan(
+            level: .standard, layout: model.layout, firstPosition: 2_048,
+            profile: try sample.profile(options))
+        let predictive = try trial(held, plan)
+        plan.profile = try sample.profile()
+        let scalar = try trial(held, plan)
+        #expect(predictive.mode == .predictive && scalar.mode == .scalar)
+        #expect(predictive.error < scalar.error)
+        #expect(Double(predictive.byteCount) < shareMax * Double(scalar.byteCount))
+        withExtendedLifetime(held) {}
+    }
+
+    @Test func `asks for tokens and room that predictors need`() throws {
+        let sample = try MadeUpModel(try turningLayout()).sample(tokenCount: 94, chunks: 1)
+        var options = LearningOptions.smallPredictive
+        options.tokenCountMin = 10
+        options.lookback = 1
+        // Own K, K and V of the layer before: two tokens for each column.
+        #expect(throws: LearningFault.tooFewTokens(found: 90, needed: 96)) {
+            try ProfileLearner(sample, options).learn()
+        }
+        let large = try layout(
+            "layer,kv,token,head,channel",
+            ["layers": .whole(32), "kv_heads": .whole(8), "head_dim": .whole(128)])
+        let chunk = OwnedBytes(count: 6 * 32 * 2_048 * 2)
+        let few = try LearningSample(large, turnsKeysBack: true, byteCountMax: 1 << 22)
+        try few.add(chunk.bytes, firstPosition: 0)
+        options.tokenCountMin = 2
+        let references = 2 * 1_024 + 29 * 2 * 2_048 + 30 * 1_024
+        let byteCount = 1_024 * (64 * 13 + references + 64 * 6 * 1_024)
+        #expect(throws: LearningFault.profileTooLarge(byteCount: byteCount)) {
+            try ProfileLearner(few, options).learn()
+        }
+        withExtendedLifetime(chunk) {}
+    }
+
     @Test func `gives the same bytes for the same tokens`() throws {
-        let model = MadeUpModel(try turningLayout())
+        let model = MadeUpModel(try turningLayout(layers: 2))
         let profiles = try (0..<2).map { _ in
-            array(try ProfileLearner(try model.sample(tokenCount: 300, chunks: 2), .small).learn())
+            let sample = try model.sample(tokenCount: 300, chunks: 2)
+            return array(try ProfileLearner(sample, .smallPredictive).learn())
         }
         #expect(profiles[0] == profiles[1])
     }
@@ -279,7 +349,7 @@ private func turningLayout(
             try ProfileLearner(sample, LearningOptions()).learn()
         }
         // Ten tokens of zeros.
-        var options = LearningOptions()
+        var options = LearningOptions.small
         options.tokenCountMin = 10
         #expect(throws: LearningFault.notLearnable(layer: 0, .keys)) {
             try ProfileLearner(sample, options).learn()

@@ -107,7 +107,7 @@ private struct Learning {
             let kvctl = try Learning(daemon.unixAddress)
             let profile = kvctl.folder.path("profile")
             let learnt = try kvctl(
-                ["learn", "--list", "-", "-o", profile, "--json"],
+                ["learn", "--list", "-", "-o", profile, "--no-predictors", "--json"],
                 input: lines.joined(separator: "\n"))
             #expect(learnt.exitCode == 0, "\(learnt.errors)")
             let facts = try #require(
@@ -137,7 +137,8 @@ private struct Learning {
             "list", Array("\(files[0]) 0\n\n\(files[1]) 1500\n\(files[2])\n".utf8))
         var profiles: [Data] = []
         for _ in 0..<2 {
-            let learnt = try kvctl(kvctl.learn + ["--list", list, "--position", "3000"])
+            let learnt = try kvctl(
+                kvctl.learn + ["--list", list, "--position", "3000", "--no-predictors"])
             #expect(learnt.exitCode == 0, "\(learnt.errors)")
             #expect(learnt.errors.contains("4496 of 4496 tokens"))
             profiles.append(try Data(contentsOf: URL(filePath: kvctl.folder.path("profile"))))
@@ -150,6 +151,7 @@ private struct Learning {
         let shown = try kvctl(
             ["show", kvctl.folder.path("profile"), "--layout", kvctl.folder.path("layout")])
         #expect(shown.output.contains("a test"))
+        #expect(shown.output.contains("q2 predictive"))
         #expect(!shown.output.contains("K before RoPE"))
     }
 
@@ -170,6 +172,8 @@ private struct Learning {
             (kvctl.learn + [small, "--memory", "10"], 2, "--memory is too small"),
             (kvctl.learn + [small, "--steps", "1,2,3"], 2, "steps"),
             (kvctl.learn + [small, "--steps", "2,1,3,4"], 2, "steps"),
+            (kvctl.learn + [small, "--group", "0"], 2, "--group"),
+            (kvctl.learn + [small, "--lookback", "3"], 2, "--lookback"),
             (kvctl.learn + ["/nonexistent/chunk"], 7, "is no file"),
             (kvctl.learn + ["--list", torn], 7, "is no file"),
             (kvctl.learn + [String(repeating: "ab", count: 32)], 3, "KVSTORE_ADDRESS"),

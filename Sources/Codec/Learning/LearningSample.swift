@@ -161,38 +161,35 @@ package final class LearningSample {
             width, at: sectionStart(layer: layer, kind) + column * width)
     }
 
-    /// The values of every `stride`-th kept token in one layer's K or V, K turned back if it is
-    /// learnt so. Allocates; some 4 bytes a value.
-    func section(layer: Int, _ kind: KVKind, stride: Int = 1) -> SectionRows {
-        let chosen = Array(Swift.stride(from: 0, to: rows.count, by: stride))
+    /// The values of all kept tokens in one layer's K or V, K turned back if it is learnt so.
+    /// Allocates; 4 bytes a value.
+    func section(layer: Int, _ kind: KVKind) -> SectionRows {
         let columnCount = layout.columnCount(kind)
         let (type, width) = (layout.type, layout.type.byteCount)
         let start = sectionStart(layer: layer, kind)
-        let values = Floats(count: chosen.count * columnCount)
+        let values = Floats(count: rows.count * columnCount)
         var place = 0
-        for row in chosen {
-            let bytes = rows[row].bytes.bytes
+        for row in rows {
+            let bytes = row.bytes.bytes
             for column in 0..<columnCount {
                 values[place] = type.widened(bytes.bits(width, at: start + column * width))
                 place += 1
             }
         }
         if kind == .keys, let rotation, let set = rotation.setOfLayer[layer] {
-            turnBack(values, chosen, rotation, rotation.turns[set])
+            turnBack(values, rotation, rotation.turns[set])
         }
         return SectionRows(
-            columnCount: columnCount, values: values, chunks: chosen.map { rows[$0].chunk })
+            columnCount: columnCount, values: values, chunks: rows.map(\.chunk))
     }
 
-    private func turnBack(
-        _ values: Floats, _ chosen: [Int], _ rotation: Rotation, _ turns: [UInt64]
-    ) {
+    private func turnBack(_ values: Floats, _ rotation: Rotation, _ turns: [UInt64]) {
         let angles = angles(turns)
         let (step, distance) = rotation.isInterleaved ? (2, 1) : (1, turns.count)
         let columnCount = layout.columnCount(.keys)
-        for (index, row) in chosen.enumerated() {
+        for row in rows.indices {
             for head in 0..<layout.headCount {
-                var place = index * columnCount + head * layout.keyChannelCount
+                var place = row * columnCount + head * layout.keyChannelCount
                 place += rotation.firstChannel
                 for pair in turns.indices {
                     let cosine = angles.cosines[row * turns.count + pair]
@@ -238,4 +235,16 @@ struct SectionRows {
 
     @inline(__always)
     subscript(row: Int, column: Int) -> Float { values[row * columnCount + column] }
+
+    /// Every `stride`-th row, in memory of their own.
+    func every(_ stride: Int) -> SectionRows {
+        guard stride > 1 else { return self }
+        let chosen = Array(Swift.stride(from: 0, to: rowCount, by: stride))
+        let kept = Floats(count: chosen.count * columnCount)
+        for (index, row) in chosen.enumerated() {
+            for column in 0..<columnCount { kept[index * columnCount + column] = self[row, column] }
+        }
+        return SectionRows(
+            columnCount: columnCount, values: kept, chunks: chosen.map { chunks[$0] })
+    }
 }

@@ -51,17 +51,19 @@ struct Panels {
 }
 
 extension Matrix {
-    /// Adds the product of `left` transposed and `right`, both of as many rows.
+    /// Adds the product of `left` transposed and `right`, both of as many rows. `isSymmetric`: only
+    /// what stands in panels that touch the lower triangle.
     ///
     /// A sum over the rows is one of single precision, always in the same order: exact for whole
     /// numbers as long as it stays below 2^24. Some 4 multiplications a clock and core.
-    func addProduct(_ left: Panels, _ right: Panels) {
+    func addProduct(_ left: Panels, _ right: Panels, isSymmetric: Bool = false) {
         precondition(
             left.rowCount == right.rowCount && left.columnCount == rowCount
                 && right.columnCount == columnCount && left.width == Panels.leftWidth
                 && right.width == Panels.rightWidth, "matrices that fit")
         for rightPanel in 0..<right.panelCount {
-            for leftPanel in 0..<left.panelCount {
+            let first = isSymmetric ? rightPanel * right.width / left.width : 0
+            for leftPanel in min(first, left.panelCount)..<left.panelCount {
                 addTile(left, leftPanel, right, rightPanel)
             }
         }

@@ -138,7 +138,8 @@ class _Learner:
         level = profile.predictive_levels[LEARNING_LEVEL]
         metrics, logarithms = {}, []
         for place, rows, factors in self.sections():
-            covariance = np.cov((rows / factors)[::TABLE_STRIDE], rowvar=False)
+            centred = (rows - profile.scalars[place].means) / factors
+            covariance = np.cov(centred[::TABLE_STRIDE], rowvar=False)
             metrics[place] = predictive.metric_of(
                 None if self.fisher is None else self.fisher[place],
                 np.sqrt(np.diag(covariance)), ridge, scalar.usual_step(*place, profile.layer_count))
