@@ -108,6 +108,24 @@ package enum ChunkCodec {
         try decoder.decode(layers: layers, into: payload)
     }
 
+    /// Decodes no more than a range of the payload needs: the layers that have bytes there. The rest
+    /// of `payload` is undefined.
+    package static func decode(
+        _ reader: ContainerReader, bytes range: Range<Int>, into payload: PinnedBytes,
+        _ workspace: CodecWorkspace, profile: Profile? = nil
+    ) throws(CodecFault) {
+        guard payload.count == reader.header.payloadByteCount,
+            range.upperBound <= payload.count
+        else { throw .targetTooSmall }
+        guard let decoder = try TensorDecoder(reader, workspace, profile) else {
+            return try OpaqueCodec.decode(reader, into: payload, workspace)
+        }
+        // Nobody must see what was in this memory before, whatever a container says.
+        payload.slice(offset: range.lowerBound, count: range.count).fill(0)
+        try decoder.decodeRest(into: payload)
+        try decoder.decode(layers: decoder.layers(meeting: range), into: payload)
+    }
+
     /// Decodes one layer's K or V to `target`, row by row, columns in order, as `type`. `target`
     /// has their byte count. Throws `layout` for a container that has no layers.
     package static func decode(

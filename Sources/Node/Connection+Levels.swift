@@ -19,7 +19,7 @@ extension Connection {
         switch LevelPlan(stored: stored, wanted: wanted) {
         case .asStored: return .held(held)
         case .decode:
-            switch await decoded(held.escape(), get.keys[index], request) {
+            switch await decoded(held.escape(), get.keys[index], request, get.range) {
             case .success(let form): return .held(node.tier.lend(form))
             case .failure(let status): return .missing(status)
             }
@@ -44,12 +44,14 @@ extension Connection {
         ).level()
     }
 
-    /// The raw form of an encoded chunk, which the caller releases. Takes `source` over. A chunk
-    /// that turns out to be damaged is deleted.
+    /// The raw form of an encoded chunk, or of which `range` is right, which the caller releases.
+    /// Takes `source` over. A chunk that turns out to be damaged is deleted.
     nonisolated(nonsending) func decoded(
-        _ source: Hold, _ key: ChunkKey, _ request: Request
+        _ source: Hold, _ key: ChunkKey, _ request: Request, _ range: ByteRange? = nil
     ) async -> Result<Hold, Status> {
-        switch await codec.decode(source, namespace, deadline: request.deadline) {
+        let wanted = range?.within(chunkByteCount: UInt64(Limits.chunkByteCountMax))
+        let bytes = wanted.map { Int($0.lowerBound)..<Int($0.upperBound) }
+        switch await codec.decode(source, namespace, range: bytes, deadline: request.deadline) {
         case .success(let form): return .success(form)
         case .failure(.unsound):
             node.metrics.add(.codecQuarantined)

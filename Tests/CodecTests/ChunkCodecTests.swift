@@ -138,6 +138,40 @@ import Testing
         withExtendedLifetime((container, payload)) {}
     }
 
+    @Test(arguments: engineLayouts.indices)
+    func `gives any range of its bytes, and decodes no more layers than that takes`(
+        engine: Int
+    ) throws {
+        let layout = try layout(engineLayouts[engine].axes, engineLayouts[engine].more)
+        let payload = payload(of: layout, tokenCount: 8, seed: 9)
+        let container = try encoded(
+            payload.bytes, EncodingPlan(level: .lossless, layout: layout), workspace
+        ).container
+        let reader = try ContainerReader(container.bytes)
+        let byteCount = payload.bytes.count
+        var numbers = SeededNumbers(seed: UInt64(engine))
+        for _ in 0..<60 {
+            let first = Int.random(in: 0..<byteCount, using: &numbers)
+            let longest = min(byteCount - first, 1 << Int.random(in: 0..<12, using: &numbers))
+            let range = first..<first + Int.random(in: 1...longest, using: &numbers)
+            let target = OwnedBytes(count: byteCount)
+            target.bytes.fill(0xee)
+            try ChunkCodec.decode(reader, bytes: range, into: target.bytes, workspace)
+            let (found, all) = (array(target), array(payload))
+            #expect(found[range] == all[range], "\(range)")
+        }
+        if engineLayouts[engine].axes.hasPrefix("layer,kv") {
+            let target = OwnedBytes(count: byteCount)
+            target.bytes.fill(0xee)
+            try ChunkCodec.decode(
+                reader, bytes: byteCount - 1..<byteCount, into: target.bytes, workspace)
+            // Within K of the first layer.
+            let other = byteCount / 12
+            #expect(target.bytes[other] == 0xee && target.bytes[other + 1] == 0xee)
+        }
+        withExtendedLifetime((container, payload)) {}
+    }
+
     @Test func `larger than the workspace is opaque, and not decoded`() throws {
         let layout = try layout("layer,kv,token,head,channel")
         let payload = payload(of: layout, tokenCount: 9, seed: 8)

@@ -38,6 +38,14 @@ package struct TensorPlaces: Hashable, Sendable {
         let (block, slot) = token.quotientAndRemainder(dividingBy: blockTokenCount)
         return start + layer * layerStride + block * blockStride + slot * tokenStride
     }
+
+    /// From the first byte to the last of a layer, whose tokens may stand between those of others.
+    func extent(layer: Int, tokenCount: Int, valueByteCount: Int) -> Range<Int> {
+        let last =
+            row(layer: layer, token: tokenCount - 1) + (headCount - 1) * headStride
+            + (channelCount - 1) * channelStride
+        return row(layer: layer, token: 0)..<last + valueByteCount
+    }
 }
 
 extension KVLayout {

@@ -57,6 +57,7 @@ struct TensorDecoder {
     }
 
     func decode(layers: Range<Int>, into payload: PinnedBytes) throws(CodecFault) {
+        guard !layers.isEmpty else { return }
         if reader.header.mode == .predictive {
             let end = (layer: layers.upperBound - 1, kind: layout.kinds.last ?? .keys)
             return try decodeGroups(layers: layers, through: end) { kind in
@@ -69,6 +70,21 @@ struct TensorDecoder {
                 try decode(layer: layer, kind, into: payload, at: places)
             }
         }
+    }
+
+    /// The layers that have bytes in a range of the payload, and what is between them.
+    func layers(meeting range: Range<Int>) -> Range<Int> {
+        var met: [Int] = []
+        for kind in layout.kinds {
+            let places = layout.places(kind, tokenCount: tokenCount)
+            met += (0..<layout.layerCount).filter {
+                places.extent(
+                    layer: $0, tokenCount: tokenCount, valueByteCount: layout.type.byteCount
+                ).overlaps(range)
+            }
+        }
+        guard let first = met.min(), let last = met.max() else { return 0..<0 }
+        return first..<last + 1
     }
 
     func decode(

@@ -12,8 +12,11 @@ struct ChunkCoder: Sendable {
     let workspaces: WorkspacePool
     let metrics: Metrics
 
-    /// The payload that the container in `source` decodes to, as a chunk of its own.
-    func decode(_ source: Hold, _ profile: Profile?) -> Result<Hold, FormFault> {
+    /// The payload that the container in `source` decodes to, as a chunk of its own; of one of which
+    /// only `range` is wanted, other bytes are undefined.
+    func decode(
+        _ source: Hold, _ profile: Profile?, range: Range<Int>?
+    ) -> Result<Hold, FormFault> {
         memory.withHeld(source) { bytes in
             do throws(CodecFault) {
                 let reader = try ContainerReader(bytes)
@@ -22,7 +25,12 @@ struct ChunkCoder: Sendable {
                 let target = room.bytes
                 try workspaces.with(reader.layout, byteCount) {
                     workspace throws(CodecFault) in
-                    try ChunkCodec.decode(reader, into: target, workspace, profile: profile)
+                    guard let range, range.upperBound <= byteCount else {
+                        return try ChunkCodec.decode(
+                            reader, into: target, workspace, profile: profile)
+                    }
+                    try ChunkCodec.decode(
+                        reader, bytes: range, into: target, workspace, profile: profile)
                 }
                 metrics.add(.codecDecodes)
                 metrics.add(.codecDecodedBytes, byteCount)

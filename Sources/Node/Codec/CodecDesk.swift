@@ -53,14 +53,16 @@ package actor CodecDesk<R: Reactor> {
 
     // MARK: Forms
 
-    /// The raw form of a chunk that is encoded. Takes `source` over; the caller releases the
-    /// result.
+    /// The raw form of a chunk that is encoded, or of which `range` is right. Takes `source` over;
+    /// the caller releases the result.
     func decode(
-        _ source: Hold, _ namespace: NamespaceID, deadline: Instant
+        _ source: Hold, _ namespace: NamespaceID, range: Range<Int>? = nil, deadline: Instant
     ) async -> Result<Hold, FormFault> {
         let profile = await profile(ofContainer: source, namespace, deadline)
         let coder = coder
-        return await form(.request, source, until: deadline) { coder.decode(source, profile) }
+        return await form(.request, source, until: deadline) {
+            coder.decode(source, profile, range: range)
+        }
     }
 
     /// A form of a raw chunk at `level`, or at the finer one that can be had. Takes `source` over;
