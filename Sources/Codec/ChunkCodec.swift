@@ -108,8 +108,8 @@ package enum ChunkCodec {
         try decoder.decode(layers: layers, into: payload)
     }
 
-    /// Decodes no more than a range of the payload needs: the layers that have bytes there. The rest
-    /// of `payload` is undefined.
+    /// Decodes no more than a range of the payload needs: the layers that have bytes there. Other
+    /// bytes of `payload` are undefined.
     package static func decode(
         _ reader: ContainerReader, bytes range: Range<Int>, into payload: PinnedBytes,
         _ workspace: CodecWorkspace, profile: Profile? = nil

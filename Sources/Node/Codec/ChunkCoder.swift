@@ -12,8 +12,8 @@ struct ChunkCoder: Sendable {
     let workspaces: WorkspacePool
     let metrics: Metrics
 
-    /// The payload that the container in `source` decodes to, as a chunk of its own; of one of which
-    /// only `range` is wanted, other bytes are undefined.
+    /// The payload that the container in `source` decodes to, as a chunk of its own; where only
+    /// `range` is wanted, other bytes of it are undefined.
     func decode(
         _ source: Hold, _ profile: Profile?, range: Range<Int>?
     ) -> Result<Hold, FormFault> {
