@@ -117,7 +117,10 @@ package enum ChunkCodec {
         guard payload.count == reader.header.payloadByteCount,
             range.upperBound <= payload.count
         else { throw .targetTooSmall }
-        guard let decoder = try TensorDecoder(reader, workspace, profile) else {
+        guard
+            let decoder = try TensorDecoder(
+                reader, workspace, profile, refinementCountMax: 2)
+        else {
             return try OpaqueCodec.decode(reader, into: payload, workspace)
         }
         // Nobody must see what was in this memory before, whatever a container says.

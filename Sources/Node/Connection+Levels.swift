@@ -70,6 +70,11 @@ extension Connection {
     ) async -> Hold? {
         var raw = source
         if node.tier.description(of: source).level != .raw {
+            let again = node.tier.holdAgain(source)
+            if let form = await codec.cut(again, namespace, to: level, deadline: request.deadline) {
+                node.tier.release(source)
+                return form
+            }
             guard
                 case .success(let form) = await codec.decode(
                     source, namespace, deadline: request.deadline)

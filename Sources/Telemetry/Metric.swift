@@ -29,7 +29,7 @@ package enum Metric: Int, CaseIterable, Sendable {
     case codecZstdIn, codecZstdOut, codecLosslessIn, codecLosslessOut
     case codecCachegenIn, codecCachegenOut, codecScalarIn, codecScalarOut
     case codecPredictiveIn, codecPredictiveOut
-    case codecDecodes, codecDecodedBytes, codecWaiting
+    case codecDecodes, codecDecodedBytes, codecCuts, codecWaiting
     case codecQueueFull, codecLate, codecNoRoom, codecNoGain
     case codecLayoutsUnknown, codecProfilesMissing, codecProfilesTooLarge
     case codecPositionsUnknown
@@ -151,6 +151,7 @@ package enum Metric: Int, CaseIterable, Sendable {
         case .codecPredictiveOut: .counter("codec_predictive_out_bytes", "What they became.")
         case .codecDecodes: .counter("codec_decodes", "Chunks decoded for requests.")
         case .codecDecodedBytes: .counter("codec_decoded_bytes", "What they decoded to.")
+        case .codecCuts: .counter("codec_cuts", "Embedded containers cut for requests.")
         case .codecWaiting: .gauge("codec_waiting", "Chunks that wait for a codec thread.")
         case .codecQueueFull: .counter("codec_queue_full", "Not coded: too many were waiting.")
         case .codecLate: .counter("codec_late", "Not coded: it was not done in time.")

@@ -46,22 +46,29 @@ private enum Sample {
         }
     }
 
-    /// docs/container-format.md, section 11.
-    static func profile() -> OwnedBytes {
+    /// docs/container-format.md, section 11. An embedded one has Q1 in steps of a ninth too.
+    static func profile(isEmbedded: Bool = false) -> OwnedBytes {
         // 19 symbols alike, the escape, and what is left for 0.
         var table = [UInt16](repeating: 0, count: 256)
         for symbol in -9...9 { table[symbol + 128] = symbol == 0 ? 247 : 100 }
         table[0] = 1
-        let level: [UInt8] = [4, 4, 0, 0] + bytes(Float(1).bitPattern) + zeros(24)
+        var levels: [UInt8] = [4, 4, 0, 0] + bytes(Float(1).bitPattern) + zeros(24)
+        if isEmbedded {
+            levels = [3, 4, 2, 0] + bytes(Float(1.0 / 9).bitPattern) + zeros(24) + levels
+        }
         let columns = 0..<columnCount
         let ofColumns: [(UInt8, [UInt8])] = [
             (16, columns.flatMap { bytes(UInt16($0)) }), (17, zeros(4 * columnCount)),
             (18, columns.flatMap { _ in bytes(Float(0.5).bitPattern) }), (19, zeros(columnCount)),
         ]
         var items: [(item: UInt8, kind: UInt8, content: [UInt8])] = [
-            (0, 0, Array("kvstore_layout=1\nlayers=1\n".utf8)), (2, 0, level),
+            (0, 0, Array("kvstore_layout=1\nlayers=1\n".utf8)), (2, 0, levels),
             (3, 0, table.flatMap { bytes($0) }),
         ]
+        if isEmbedded {
+            let context: [UInt16] = [680, 688, 680]
+            items.append((4, 0, (0..<4).flatMap { _ in context.flatMap { bytes($0) } }))
+        }
         for (item, content) in ofColumns {
             for kind in 0...1 as ClosedRange<UInt8> { items.append((item, kind, content)) }
         }
@@ -153,6 +160,35 @@ extension Client {
             // half of the values' root mean square, 2.74, so that the error is up to a quarter.
             #expect(Sample.largestError(of: back, payload) <= 0.69)
             #expect(world.count(.codecProfilesMissing) == 0)
+        }
+    }
+
+    @Test func `with an embedded level lets a GET have the coarser part`() async throws {
+        let layout = try #require(Sample.layout)
+        let profile = Sample.profile(isEmbedded: true)
+        try await withNode { world in
+            let client = world.client()
+            defer { client.close() }
+            try await client.install(profile, hash: Profile.hash(of: profile.bytes), layout)
+            let payload = Sample.payload()
+            try await client.store(key(1), payload, layout.id, firstPosition: 256)
+            func get(_ number: UInt64, _ level: Level) async throws -> OwnedBytes {
+                let options = GetOptions(level: level.rawValue)
+                return try #require(
+                    try await client.fetch(key(number), options, deadline: client.soon))
+            }
+            let fine = try await get(1, .fine)
+            #expect(try ContainerReader(fine.bytes).refinementCount == 2)
+            try await client.store(key(2), fine, layout.id, level: Level.fine.rawValue)
+            let coarse = try await get(2, .standard)
+            #expect(world.count(.codecCuts) == 1)
+            #expect(try ContainerReader(coarse.bytes).refinementCount == 0)
+            #expect(coarse.bytes.count < fine.bytes.count)
+            // It can be kept, and decoded, as what it is.
+            try await client.store(key(3), coarse, layout.id, level: Level.fine.rawValue)
+            let back = try await get(3, .raw)
+            #expect(Sample.largestError(of: back, payload) <= 0.69)
+            #expect(Sample.largestError(of: try await get(2, .raw), payload) <= 0.07)
         }
     }
 

@@ -82,6 +82,29 @@ struct ChunkCoder: Sendable {
         }
     }
 
+    /// The embedded container in `source` without the refinements behind the first few.
+    func cut(_ source: Hold, refinementCount: Int) -> Result<Hold, FormFault> {
+        let description = memory.description(of: source)
+        return memory.withHeld(source) { bytes in
+            guard let room = takeRoom(bytes.count) else {
+                metrics.add(.codecNoRoom)
+                return .failure(.noRoom)
+            }
+            let target = room.bytes
+            do throws(CodecFault) {
+                let byteCount = try ContainerReader(bytes).coarser(
+                    refinementCount: refinementCount, into: target)
+                metrics.add(.codecCuts)
+                return .success(
+                    room.keepUnlisted(
+                        formOf: description, description.level, byteCount: byteCount,
+                        checksum: Checksum.of(target.prefix(byteCount))))
+            } catch {
+                return .failure(FormFault(error))
+            }
+        }
+    }
+
     private func note(_ encoded: EncodedChunk, of byteCount: Int, _ plan: EncodingPlan) {
         let (input, output): (Metric, Metric)
         switch encoded.mode {
@@ -134,6 +157,15 @@ struct ChunkCoder: Sendable {
         } catch {
             // Whoever decodes it says what is wrong.
             return nil
+        }
+    }
+
+    /// Whether refinements can be cut off a container.
+    static func isEmbedded(_ container: PinnedBytes) -> Bool {
+        do throws(CodecFault) {
+            return try ContainerReader(container).header.isEmbedded
+        } catch {
+            return false
         }
     }
 

@@ -90,6 +90,27 @@ package actor CodecDesk<R: Reactor> {
         return result
     }
 
+    /// An embedded container without the refinements that `level` can do without; nil: it is none,
+    /// or has nothing as good. Takes `source` over; the caller releases the result.
+    func cut(
+        _ source: Hold, _ namespace: NamespaceID, to level: Level, deadline: Instant
+    ) async -> Hold? {
+        let stored = memory.description(of: source).level
+        guard memory.withHeld(source, { ChunkCoder.isEmbedded($0) }),
+            let profile = await profile(ofContainer: source, namespace, deadline),
+            let count = profile.refinementCount(of: stored, for: level)
+        else {
+            memory.release(source)
+            return nil
+        }
+        let coder = coder
+        let result = await form(.request, source, until: deadline) {
+            coder.cut(source, refinementCount: count)
+        }
+        guard case .success(let form) = result else { return nil }
+        return form
+    }
+
     /// Has `work` done by the workers; releases `source` when it is done or dropped.
     private func form(
         _ urgency: CodecService.Urgency, _ source: Hold, until deadline: Instant,
