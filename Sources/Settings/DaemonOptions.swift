@@ -33,7 +33,7 @@ enum DaemonOptions {
         fallback: .value(.gibibytes(1)),
         summary: "Memory for chunks and their tables.",
         detail: "The process stays within this and 64 MiB. An eighth, at most 256MiB, is for local "
-            + "writers; what `limits.connections` (6 KiB each), `codec.workers` (up to 52 MiB "
+            + "writers; what `limits.connections` (6 KiB each), `codec.workers` (up to 66 MiB "
             + "each) and `codec.profile_memory` need beyond 32 MiB is taken out too. The rest is "
             + "one region, mapped at start.")
 
