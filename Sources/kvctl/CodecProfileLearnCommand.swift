@@ -58,6 +58,12 @@ struct CodecProfileLearnCommand: AsyncParsableCommand {
             "Steps of q1 to q4 in mode scalar, in deviations.", valueName: "a,b,c,d"))
     var steps: StepList?
 
+    @Flag(
+        help: ArgumentHelp(
+            "Embed coarser levels in q1 of mode scalar, so that a GET can have them without the "
+                + "chunk being encoded again."))
+    var embedded = false
+
     @Flag(help: "Learn nothing for mode predictive: a profile of less than a megabyte.")
     var noPredictors = false
 
@@ -146,6 +152,7 @@ struct CodecProfileLearnCommand: AsyncParsableCommand {
         if let steps { options.scalarSteps = steps.values }
         options.predictiveSteps =
             noPredictors ? nil : predictiveSteps?.values ?? options.predictiveSteps
+        options.isEmbedded = embedded
         options.group = group
         options.lookback = lookback
         options.note = note ?? run.note

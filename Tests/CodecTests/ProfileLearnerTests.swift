@@ -217,6 +217,39 @@ private func turningLayout(
         return (mode, container.bytes.count, square.squareRoot())
     }
 
+    @Test func `embeds coarser levels at hardly any cost`() throws {
+        let layout = try turningLayout(
+            "layer,token,head,channel", more: ["head_dim": .whole(32), "value_dim": .whole(32)])
+        let model = MadeUpModel(layout)
+        let sample = try model.sample(tokenCount: 512, chunks: 2)
+        var options = LearningOptions.small
+        let plain = try sample.profile(options)
+        options.isEmbedded = true
+        let embedded = try sample.profile(options)
+        let held = model.chunk(tokenCount: 512, first: 2_048, seed: 99)
+        func encode(_ profile: Profile) throws -> OwnedBytes {
+            let plan = EncodingPlan(
+                level: .fine, layout: layout, firstPosition: 2_048, profile: profile)
+            let (container, mode) = try encoded(held.bytes, plan, workspace)
+            #expect(mode == .scalar)
+            return container
+        }
+        let (one, three) = (try encode(plain), try encode(embedded))
+        let reader = try ContainerReader(three.bytes)
+        #expect(reader.refinementCount == 2)
+        #expect(same(try decoded(one, workspace, plain), try decoded(three, workspace, embedded)))
+        // Two more streams a section have 64 states each.
+        let stateByteCount = 2 * 272 * layout.layerCount
+        let cost = Double(three.bytes.count - stateByteCount) / Double(one.bytes.count)
+        #expect(cost < 1.01, "\(cost)")
+        let target = OwnedBytes(count: three.bytes.count)
+        let sizes = try (0...1).map {
+            try reader.coarser(refinementCount: $0, into: target.bytes)
+        }
+        #expect(sizes[0] < sizes[1] && sizes[1] < three.bytes.count)
+        withExtendedLifetime((held, one, three, target)) {}
+    }
+
     @Test func `makes chunks smaller without loss`() throws {
         let model = MadeUpModel(try layout("layer,kv,token,head,channel"))
         let profile = try model.sample(tokenCount: 512, chunks: 2).profile()

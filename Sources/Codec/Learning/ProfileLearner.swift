@@ -14,6 +14,8 @@ package struct LearningOptions: Hashable, Sendable {
     package var lookback = 2
     /// Whether the steps of V's rows follow the rows' sizes.
     package var hasValueRowCodes = true
+    /// Whether Q1 in mode scalar is embedded: a reader may stop at three or nine times its step.
+    package var isEmbedded = false
     /// Fewer tokens are refused: what they say of a model is chance.
     package var tokenCountMin = 4_096
     /// What the profile says it was learnt from.
@@ -94,6 +96,10 @@ package struct ProfileLearner {
         if let rotation = sample.rotation { writer.add(.rotation, Self.bytes(rotation)) }
         writer.add(.levels, levels())
         writer.add(symbolTables: tables)
+        if options.isEmbedded {
+            writer.add(
+                .refinementTables, ProfileWriter.bytes(RefinementTables.derived(from: tables)))
+        }
         writer.add(.note, Array(options.note.utf8))
         for (place, columns) in zip(places, columns) { add(columns, place, to: &writer) }
         for (place, columns) in zip(places, predictors) { add(columns, place, to: &writer) }
@@ -249,10 +255,16 @@ package struct ProfileLearner {
             (sample.rotation == nil ? 0 : 1) | (options.hasValueRowCodes ? 8 : 0)
         func level(_ level: Level, _ step: Float, _ mode: ContainerMode) -> [UInt8] {
             let isPredictive = mode == .predictive
-            let shift = UInt8(bitPattern: Int8(clamping: TableLearner.shift(ofStep: step)))
+            let isEmbedded = options.isEmbedded && !isPredictive && level == .fine
+            let parts: [Float] = isEmbedded ? [9, 3, 1] : [1]
+            var shifts = parts.map { TableLearner.shift(ofStep: $0 * step) }
+            shifts += Array(repeating: 0, count: 3 - shifts.count)
             let lookback: UInt8 = isPredictive && options.lookback == 1 ? 1 : 0
-            return [level.rawValue, mode.rawValue, flags, isPredictive ? UInt8(options.group) : 0]
-                + ProfileWriter.bytes([step]) + [shift, 0, 0, lookback]
+            return [
+                level.rawValue, mode.rawValue, flags | (isEmbedded ? 2 : 0),
+                isPredictive ? UInt8(options.group) : 0,
+            ]
+                + ProfileWriter.bytes([step]) + ProfileWriter.bytes(classes: shifts) + [lookback]
                 + Array(repeating: 0, count: 20)
         }
         return zip(LearningOptions.levels, options.scalarSteps).flatMap { level($0, $1, .scalar) }
