@@ -78,6 +78,10 @@ let package = Package(
             "SimulationKit",
             ["KVCore", "Codec", "Wire", "Node", "KVClient", "Tiers", "Telemetry", logging]),
 
+        // The codec behind C functions; linked by dev/build-libkvstore, which takes of CKVStore the
+        // declarations alone.
+        module("CodecLibrary", ["KVCore", "Codec", "CKVStore"]),
+
         // Executables.
         executable(
             "KVStoreDaemon",

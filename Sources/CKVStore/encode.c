@@ -84,7 +84,7 @@ size_t kvsi_encode_put(uint8_t *body, const kvs_key *key, uint64_t byte_count,
     put_bytes(&writer, options->layout.bytes, KVS_LAYOUT_BYTE_COUNT);
     put_u64(&writer, byte_count);
     put_u32(&writer, options->time_to_live_milliseconds);
-    put_u8(&writer, 0);  // level raw
+    put_u8(&writer, (uint8_t)options->level);
     put_u8(&writer, (options->flags & KVS_DURABLE) != 0);
     put_zeros(&writer, 4);
     // Plus one; 0 is not known, and so is the last position of all.
@@ -94,10 +94,11 @@ size_t kvsi_encode_put(uint8_t *body, const kvs_key *key, uint64_t byte_count,
 }
 
 size_t kvsi_encode_get(uint8_t *body, const kvs_key *keys, size_t key_count,
-                       const kvs_layout *expected_layout, const struct kvsi_range *range) {
+                       uint8_t level, const kvs_layout *expected_layout,
+                       const struct kvsi_range *range) {
     struct writer writer = {body};
     put_u16(&writer, (uint16_t)key_count);
-    put_u8(&writer, 0);
+    put_u8(&writer, level);
     put_u8(&writer, (uint8_t)((expected_layout != NULL) | (range != NULL) << 1));
     put_u32(&writer, 0);
     if (expected_layout != NULL) {

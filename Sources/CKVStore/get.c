@@ -5,6 +5,7 @@
 // while we copied) is asked for again through the socket.
 #include "internal.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /// Marks a key that the socket must serve; never leaves this file.
@@ -12,7 +13,7 @@
 
 enum { LEASE_BATCH_KEY_COUNT = 64 };
 
-/// One call of kvs_get, kvs_get_with or kvs_get_range.
+/// One call of kvs_get, kvs_get_with, kvs_get_at or kvs_get_range.
 struct get_call {
     kvs_client *client;
     const kvs_key *keys;
@@ -23,6 +24,8 @@ struct get_call {
     kvs_get_result *results;
     const kvs_layout *expected_layout;
     const struct kvsi_range *range;  // NULL: whole chunks
+    kvs_level level;
+    const kvs_codec *codec;  // NULL: containers are not decoded
     kvsi_instant deadline;
 };
 
@@ -75,6 +78,11 @@ static bool is_per_key(const struct get_call *call, kvs_status status) {
            (status == KVS_LIMIT_EXCEEDED && call->range != NULL);
 }
 
+/// Whether chunks may come at a level: raw where it was asked for, and always.
+static bool is_level_wanted(const struct get_call *call, uint8_t level) {
+    return level == KVS_LEVEL_RAW || (call->level != KVS_LEVEL_RAW && level <= KVS_LEVEL_Q4);
+}
+
 /// Whether a payload of `byte_count` bytes is what was asked for of this chunk.
 static bool is_wanted(const struct get_call *call, const kvs_chunk_description *chunk,
                       uint64_t byte_count) {
@@ -86,11 +94,51 @@ static bool is_wanted(const struct get_call *call, const kvs_chunk_description *
            range->offset <= chunk->byte_count - range->byte_count;
 }
 
+/// Decodes a container to its destination.
+static void decode_chunk(const struct get_call *call, size_t index,
+                         const kvs_chunk_description *chunk, const uint8_t *container) {
+    struct target target;
+    uint64_t byte_count = 0;
+    kvs_status status = kvsi_decoded_byte_count(call->client, call->codec, container,
+                                                chunk->byte_count, &byte_count);
+    if (status == KVS_OK && !find_target(call, index, byte_count, &target)) {
+        status = KVS_DESTINATION_TOO_SMALL;
+    } else if (status == KVS_OK) {
+        status = kvsi_decode_to_spans(call->client, call->codec, container, chunk->byte_count,
+                                      target.spans, target.span_count, byte_count);
+    }
+    set_result(call, index, status, byte_count, chunk->remaining_milliseconds);
+}
+
+/// Takes a container of `byte_count` bytes, and its payload to the destination.
+static kvs_status receive_container(const struct get_call *call, size_t index,
+                                    const kvs_chunk_description *chunk, uint64_t byte_count) {
+    uint8_t *container = malloc((size_t)byte_count + 1);
+    const kvs_span span = {container, (size_t)byte_count};
+    uint64_t checksum = 0;
+    if (container == NULL) {
+        set_result(call, index, KVS_OUT_OF_MEMORY, 0, 0);
+        return kvsi_transport_discard(call->client, byte_count, call->deadline);
+    }
+    kvs_status status = kvsi_transport_receive_spans(call->client, &span, 1, byte_count, &checksum,
+                                                     call->deadline);
+    if (status == KVS_OK && checksum != chunk->checksum) {
+        set_result(call, index, KVS_DAMAGED, 0, 0);
+    } else if (status == KVS_OK) {
+        decode_chunk(call, index, chunk, container);
+    }
+    free(container);
+    return status;
+}
+
 /// Takes the `byte_count` bytes of an `ok` frame's payload to their destination, or past it.
 static kvs_status receive_chunk(const struct get_call *call, size_t index,
                                 const struct kvsi_get_record *record, uint64_t byte_count) {
     kvs_client *client = call->client;
     const kvs_chunk_description *chunk = &record->description;
+    if (call->codec != NULL && chunk->level != KVS_LEVEL_RAW) {
+        return receive_container(call, index, chunk, byte_count);
+    }
     struct target target;
     if (!find_target(call, index, byte_count, &target)) {
         kvs_status status = kvsi_transport_discard(client, byte_count, call->deadline);
@@ -126,12 +174,14 @@ static kvs_status receive_key(const struct get_call *call, uint64_t request_id, 
     if (status == KVS_OK) {
         struct kvsi_get_record record;
         if (!kvsi_decode_get(client->response_body, response.body_byte_count, &record) ||
-            record.index != place || record.description.level != 0 ||
+            record.index != place || !is_level_wanted(call, record.description.level) ||
             !is_wanted(call, &record.description, response.payload_byte_count) ||
             (!has_more && place + 1 != count)) {
             return kvsi_refuse_body(client, "GET");
         }
-        return receive_chunk(call, first + place, &record, response.payload_byte_count);
+        status = receive_chunk(call, first + place, &record, response.payload_byte_count);
+        call->results[first + place].level = record.description.level;
+        return status;
     }
     bool is_final = (response.flags & KVSI_FLAG_FINAL) != 0;
     if (!is_per_key(call, status) || is_final) {
@@ -152,7 +202,8 @@ static kvs_status get_batch(const struct get_call *call, size_t first, size_t co
     kvs_client *client = call->client;
     uint64_t request_id = 0;
     size_t body_byte_count = kvsi_encode_get(kvsi_request_body(client), call->keys + first, count,
-                                             call->expected_layout, call->range);
+                                             (uint8_t)call->level, call->expected_layout,
+                                             call->range);
     kvs_status status =
         kvsi_send_request(client, KVSI_GET, body_byte_count, call->deadline, &request_id);
     for (size_t place = 0; place < count; place += 1) {
@@ -271,7 +322,7 @@ static kvs_status get(struct get_call *call, uint32_t deadline_milliseconds) {
         return status;
     }
     bool shared = kvsi_is_shared(call->client) && call->expected_layout == NULL &&
-                  call->range == NULL;
+                  call->range == NULL && call->level == KVS_LEVEL_RAW;
     return shared ? get_shared(call) : get_by_socket(call, 0, call->key_count);
 }
 
@@ -310,5 +361,25 @@ kvs_status kvs_get_with(kvs_client *client, const kvs_key *keys, size_t key_coun
     struct get_call call = {.client = client, .keys = keys, .key_count = key_count,
                             .provide = provide, .context = context, .results = results,
                             .expected_layout = expected_layout};
+    return get(&call, deadline_milliseconds);
+}
+
+kvs_status kvs_get_at(kvs_client *client, const kvs_key *keys, size_t key_count,
+                      const kvs_get_options *options, const kvs_destination *destinations,
+                      kvs_provider *provide, void *context, kvs_get_result *results,
+                      uint32_t deadline_milliseconds) {
+    bool is_level_known = options != NULL && options->size >= sizeof *options &&
+                          (options->level <= KVS_LEVEL_Q4 ||
+                           options->level == KVS_LEVEL_ADAPTIVE ||
+                           options->level == KVS_LEVEL_AS_STORED);
+    if (!is_level_known || (provide == NULL && destinations == NULL && key_count != 0) ||
+        (options->codec != NULL &&
+         (options->codec->decode == NULL || options->codec->payload_byte_count == NULL))) {
+        return KVS_INVALID_ARGUMENT;
+    }
+    struct get_call call = {.client = client, .keys = keys, .key_count = key_count,
+                            .destinations = destinations, .provide = provide, .context = context,
+                            .results = results, .expected_layout = options->expected_layout,
+                            .level = options->level, .codec = options->codec};
     return get(&call, deadline_milliseconds);
 }

@@ -222,8 +222,22 @@ kvs_status kvsi_commit(kvs_client *client, kvs_reservation *reservation, uint64_
 /// The canonical form of a layout description, for the caller to free.
 kvs_status kvsi_canonical_description(const kvs_layout_field *fields, size_t field_count,
                                       char **text, size_t *text_byte_count);
-/// Key under which the description of a layout is kept.
-kvs_status kvsi_derive_description_key(const uint8_t *secret, const kvs_layout *layout,
-                                       kvs_key *key);
+/// Key of a chunk that the codec needs: "l1" and a layout id, its description; "f1" and a hash,
+/// that profile; "f2" and a layout id, which profile to use. `name` has 16 bytes.
+kvs_status kvsi_derive_codec_key(const uint8_t *secret, const char prefix[2], const uint8_t *name,
+                                 kvs_key *key);
+
+/// kvs_put with a level and a codec.
+kvs_status kvsi_put_encoded(kvs_client *client, const kvs_key *key, const kvs_const_span *parts,
+                            size_t part_count, const kvs_put_options *options,
+                            uint32_t deadline_milliseconds);
+/// How many bytes a container decodes to; KVS_NOT_DECODED when the codec refuses it.
+kvs_status kvsi_decoded_byte_count(kvs_client *client, const kvs_codec *codec,
+                                   const uint8_t *container, uint64_t container_byte_count,
+                                   uint64_t *byte_count);
+/// Decodes a container to the spans, which have room for its `byte_count` bytes.
+kvs_status kvsi_decode_to_spans(kvs_client *client, const kvs_codec *codec,
+                                const uint8_t *container, uint64_t container_byte_count,
+                                const kvs_span *spans, size_t span_count, uint64_t byte_count);
 
 #endif

@@ -73,7 +73,7 @@ kvs_status kvs_describe_layout(kvs_client *client, const kvs_layout_field *field
     kvs_key key;
     char *text = NULL;
     size_t byte_count = 0;
-    status = kvsi_derive_description_key(client->hello.secret, layout, &key);
+    status = kvsi_derive_codec_key(client->hello.secret, "l1", layout->bytes, &key);
     if (status == KVS_OK) {
         status = kvsi_canonical_description(fields, field_count, &text, &byte_count);
     }

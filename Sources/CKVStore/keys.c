@@ -248,10 +248,10 @@ kvs_status kvs_layout_id(const kvs_layout_field *fields, size_t field_count, kvs
     return KVS_OK;
 }
 
-kvs_status kvsi_derive_description_key(const uint8_t *secret, const kvs_layout *layout,
-                                       kvs_key *key) {
+kvs_status kvsi_derive_codec_key(const uint8_t *secret, const char prefix[2], const uint8_t *name,
+                                 kvs_key *key) {
     uint8_t message[PREFIX_BYTE_COUNT + KVS_LAYOUT_BYTE_COUNT];
-    memcpy(message, "l1", PREFIX_BYTE_COUNT);
-    memcpy(message + PREFIX_BYTE_COUNT, layout->bytes, KVS_LAYOUT_BYTE_COUNT);
+    memcpy(message, prefix, PREFIX_BYTE_COUNT);
+    memcpy(message + PREFIX_BYTE_COUNT, name, KVS_LAYOUT_BYTE_COUNT);
     return hash_message(secret, message, sizeof message, key);
 }

@@ -225,7 +225,8 @@ kvs_status kvs_reserve(kvs_client *client, const kvs_key *key, uint64_t byte_cou
     kvsi_instant deadline;
     options = options != NULL ? options : &default_options;
     if (key == NULL || reservation == NULL || byte_count == 0 ||
-        (options->flags & ~KVS_DURABLE) != 0) {
+        (options->flags & ~(KVS_DURABLE | KVS_POSITIONED)) != 0 || options->codec != NULL ||
+        options->level > KVS_LEVEL_Q4) {
         return KVS_INVALID_ARGUMENT;
     }
     *reservation = (kvs_reservation){.bytes = NULL};

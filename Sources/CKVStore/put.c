@@ -9,9 +9,11 @@ static const kvs_put_options default_options;
 
 static kvs_status check_put(kvs_client *client, const kvs_key *key, uint64_t byte_count,
                             const kvs_put_options *options) {
-    if (key == NULL || byte_count == 0 || (options->flags & ~(KVS_DURABLE | KVS_POSITIONED)) != 0) {
+    if (key == NULL || byte_count == 0 ||
+        (options->flags & ~(KVS_DURABLE | KVS_POSITIONED)) != 0 || options->level > KVS_LEVEL_Q4) {
         return kvsi_fail(client, KVS_INVALID_ARGUMENT,
-                         "a put needs a key and at least one byte, and no flag that is not named");
+                         "a put needs a key and at least one byte, and no flag or level that is "
+                         "not named");
     }
     if (byte_count > KVSI_CHUNK_BYTE_COUNT_MAXIMUM ||
         (client->socket >= 0 && byte_count > client->hello.chunk_byte_count_limit)) {
@@ -115,6 +117,10 @@ kvs_status kvs_put_begin(kvs_client *client, const kvs_key *key, uint64_t byte_c
     kvsi_instant deadline;
     kvs_status status = kvsi_begin(client, deadline_milliseconds, &deadline);
     options = options != NULL ? options : &default_options;
+    if (status == KVS_OK && options->codec != NULL) {
+        status = kvsi_fail(client, KVS_INVALID_ARGUMENT,
+                           "a codec needs all bytes at once; use kvs_put");
+    }
     if (status == KVS_OK) {
         status = check_put(client, key, byte_count, options);
     }
@@ -204,11 +210,14 @@ kvs_status kvs_put(kvs_client *client, const kvs_key *key, const kvs_const_span 
                    uint32_t deadline_milliseconds) {
     kvsi_instant deadline;
     uint64_t byte_count = 0;
+    options = options != NULL ? options : &default_options;
+    if (options->codec != NULL && options->level != KVS_LEVEL_RAW) {
+        return kvsi_put_encoded(client, key, parts, part_count, options, deadline_milliseconds);
+    }
     kvs_status status = kvsi_begin(client, deadline_milliseconds, &deadline);
     if (status != KVS_OK) {
         return status;
     }
-    options = options != NULL ? options : &default_options;
     if ((parts == NULL && part_count != 0) ||
         !kvsi_part_byte_count(parts, part_count, &byte_count)) {
         return kvsi_fail(client, KVS_INVALID_ARGUMENT, "a part has bytes but no address");

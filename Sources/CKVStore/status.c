@@ -34,6 +34,7 @@ const char *kvs_status_text(kvs_status status) {
     case KVS_LEASE_ENDED: return "lease ended";
     case KVS_WRONG_STATE: return "wrong state";
     case KVS_SYSTEM: return "system error";
+    case KVS_NOT_DECODED: return "not decoded";
     }
     return "unknown status";
 }

@@ -84,7 +84,8 @@ size_t kvsi_encode_hello(uint8_t *body, const struct kvsi_hello_request *hello);
 size_t kvsi_encode_put(uint8_t *body, const kvs_key *key, uint64_t byte_count,
                        const kvs_put_options *options);
 size_t kvsi_encode_get(uint8_t *body, const kvs_key *keys, size_t key_count,
-                       const kvs_layout *expected_layout, const struct kvsi_range *range);
+                       uint8_t level, const kvs_layout *expected_layout,
+                       const struct kvsi_range *range);
 size_t kvsi_encode_lookup(uint8_t *body, const kvs_key *keys, size_t key_count, bool prefix);
 /// DELETE, and UNPIN.
 size_t kvsi_encode_delete(uint8_t *body, const kvs_key *keys, size_t key_count);

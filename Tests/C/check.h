@@ -65,6 +65,7 @@ void test_back_off(void);
 void test_fork(void);
 void test_queue(void);
 void test_daemon(void);
+void test_codec(void);
 
 // Bodies that run against the stub and against the daemon.
 void exercise_client(kvs_client *client, uint32_t seed);

@@ -156,6 +156,7 @@ int main(int argument_count, char **arguments) {
         {"hostile", test_hostile},     {"deadlines", test_deadlines},
         {"back-off", test_back_off},   {"fork", test_fork},
         {"queue", test_queue},         {"daemon", test_daemon},
+        {"codec", test_codec},
     };
     int case_count = 0;
     for (size_t index = 0; index < sizeof cases / sizeof cases[0]; index += 1) {

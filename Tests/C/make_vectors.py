@@ -36,14 +36,12 @@ def ids_of(ids):
 
 
 def put_body(fields):
-    if fields["level"]:
-        return None
     position = fields.get("first_position")
     flags = " | ".join(["KVS_DURABLE"] * bool(fields["acknowledge"])
                        + ["KVS_POSITIONED"] * (position is not None)) or "0"
     return (f"kvsi_encode_put(body, (const kvs_key *){raw(fields['key'])}, "
             f"{fields['chunk_byte_count']}u, options({raw(fields['layout'])}, "
-            f"{fields['time_to_live_ms']}u, {flags}, {position or 0}u))")
+            f"{fields['time_to_live_ms']}u, {flags}, {position or 0}u, {fields['level']}))")
 
 
 def hello_body(fields):
@@ -56,12 +54,10 @@ def hello_body(fields):
 
 
 def get_body(fields):
-    if fields["level"] != 0:
-        return None
     layout = f"(const kvs_layout *){raw(fields['layout'])}" if fields["options"] & 1 else "NULL"
     ranged = (f"&(const struct kvsi_range){{{fields['range_offset']}u, "
               f"{fields['range_byte_count']}u}}" if fields["options"] & 2 else "NULL")
-    return f"kvsi_encode_get(body, {keys_of(fields)}, {layout}, {ranged})"
+    return f"kvsi_encode_get(body, {keys_of(fields)}, {fields['level']}, {layout}, {ranged})"
 
 
 BODIES = {

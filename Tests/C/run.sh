@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Builds libkvstore and tests it: with the sanitizers, against the stub server, and against a daemon
-# with an SSD tier when KVSTORED names its executable. Also compiles and runs the example by
-# pkg-config.
+# with an SSD tier when KVSTORED names its executable; and with libkvstore-codec when CODEC_FOLDER
+# names the folder that it is in. Also compiles and runs the example by pkg-config.
 #
-# usage: Tests/C/run.sh [PART OF A CASE'S NAME]      CC=gcc|clang   KVSTORED=/path   VALGRIND=1
+# usage: Tests/C/run.sh [PART OF A CASE'S NAME]
+#        CC=gcc|clang   KVSTORED=/path   CODEC_FOLDER=/path   VALGRIND=1
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -28,10 +29,16 @@ if [ -n "${VALGRIND:-}" ]; then
 fi
 CC=$compiler BUILD_DIRECTORY=$work dev/build-libkvstore $kind >/dev/null
 python3 Tests/C/make_vectors.py Tests/Vectors "$work/vectors.h"
+codec=()
+if [ -n "${CODEC_FOLDER:-}" ]; then
+    codec=(-DWITH_CODEC -L"$CODEC_FOLDER" "-Wl,-rpath,$CODEC_FOLDER" -lkvstore-codec)
+fi
 # shellcheck disable=SC2086  # flags are words
 $compiler -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -O1 -g $sanitize \
-    -ISources/CKVStore/include -ISources/CKVStore -ISources/CKernels/include -ITests/C -I"$work" \
-    Tests/C/*.c "$work/lib/libkvstore.a" -lcrypto -lxxhash -lm -pthread -o "$work/kvstore-tests"
+    -ISources/CKVStore/include -ISources/CKVStore -ISources/CKernels/include \
+    -ISources/COpenSSL/include -ITests/C -I"$work" \
+    Tests/C/*.c "$work/lib/libkvstore.a" "${codec[@]}" -lcrypto -lxxhash -lm -pthread \
+    -o "$work/kvstore-tests"
 
 if [ -n "${KVSTORED:-}" ]; then
     mkdir "$work/ssd"

@@ -109,18 +109,18 @@ class Store:
         if self.shares:
             self.arena = region(ARENA_BYTES, "arena", sealed=behaviour != "unsealed")
 
-    def put(self, key, layout, data, milliseconds, acknowledge):
+    def put(self, key, layout, data, milliseconds, acknowledge, level=0):
         with self.lock:
             done = self.durable if acknowledge else OK
             if key in self.chunks:
                 return done or EXISTS
             expiry = time.monotonic() + milliseconds / 1000 if milliseconds else None
             offset = None
-            if self.shares and self.arena_used + len(data) <= ARENA_BYTES:
+            if level == 0 and self.shares and self.arena_used + len(data) <= ARENA_BYTES:
                 offset = self.arena_used
                 self.arena[1][offset:offset + len(data)] = data
                 self.arena_used += (len(data) + 4095) & ~4095
-            self.chunks[key] = (data, layout, expiry, offset)
+            self.chunks[key] = (data, layout, expiry, offset, level)
             return done
 
     def find(self, key):
@@ -281,22 +281,24 @@ class Connection:
 
     def put(self, request_id, body, payload):
         key, layout, count, milliseconds, level, acknowledge = struct.unpack("<32s16sQIBB10x", body)
-        assert level == 0 and acknowledge <= 1 and len(payload) == count + 8
+        assert level <= 6 and acknowledge <= 1 and len(payload) == count + 8
         data = payload[:-8]
         if struct.unpack("<Q", payload[-8:])[0] != checksum(data):
             self.answer(PUT, request_id, CHECKSUM_MISMATCH)
             return
         self.answer(PUT, request_id,
-                    self.store.put(key, layout, data, milliseconds, acknowledge))
+                    self.store.put(key, layout, data, milliseconds, acknowledge, level))
 
     def get(self, request_id, body, _payload):
-        count, _level, options, layout = struct.unpack_from("<HBB4x16s", body)
+        count, level, options, layout = struct.unpack_from("<HBB4x16s", body)
         offset, length = struct.unpack_from("<QQ", body, 24) if options & 2 else (0, None)
         start = 40 if options & 2 else 24
         assert len(body) == start + 32 * count and count > 0 and options <= 3 and length != 0
         for index in range(count):
             key = body[start + 32 * index:start + 32 + 32 * index]
             chunk = self.store.find(key)
+            if chunk is not None and chunk[4] != 0 and level == 0:
+                chunk = None  # nothing is decoded here
             flags = MORE if index + 1 < count else 0
             named = index + 1 if self.behaviour == "wrong-index" else index
             status = NOT_FOUND if chunk is None else OK
@@ -314,8 +316,8 @@ class Connection:
 
     @staticmethod
     def describe(index, chunk, payload):
-        return struct.pack("<IB3xQQ16sQ", index, 0, len(chunk[0]), checksum(payload), chunk[1],
-                           remaining(chunk))
+        return struct.pack("<IB3xQQ16sQ", index, chunk[4], len(chunk[0]), checksum(payload),
+                           chunk[1], remaining(chunk))
 
     def lookup(self, request_id, body, _payload):
         count, mode = struct.unpack_from("<HB5x", body)

@@ -302,7 +302,7 @@ static void exercise_durable_reservation(kvs_client *client, uint32_t seed) {
     CHECK_STATUS(kvs_reserve(client, &key, 100, &options, &reservation, 0), KVS_OK);
     CHECK_STATUS(kvs_commit(client, &reservation, 0), KVS_OK);
     CHECK_STATUS(kvs_reserve(client, &key, 100, &options, &reservation, 0), KVS_EXISTS);
-    options.flags = 2;
+    options.flags = 4;  // no flag has this number
     CHECK_STATUS(kvs_reserve(client, &key, 100, &options, &reservation, 0),
                  KVS_INVALID_ARGUMENT);
 }

@@ -60,12 +60,13 @@ static void check_opaque(const char *name, const char *secret, const char *opaqu
 // Requests ----------------------------------------------------------------------------------------
 
 static const kvs_put_options *options(const char *layout, uint32_t time_to_live_milliseconds,
-                                      uint32_t flags, uint32_t first_position) {
+                                      uint32_t flags, uint32_t first_position, int level) {
     static kvs_put_options made;
     memcpy(made.layout.bytes, layout, sizeof made.layout);
     made.time_to_live_milliseconds = time_to_live_milliseconds;
     made.flags = flags;
     made.first_position = first_position;
+    made.level = (kvs_level)level;
     return &made;
 }
 

@@ -67,7 +67,8 @@ typedef enum kvs_status {
     KVS_PROTOCOL_ERROR = 1007,   ///< the daemon breaks the protocol; the connection was closed
     KVS_LEASE_ENDED = 1008,      ///< what was read under this lease must not be used
     KVS_WRONG_STATE = 1009,      ///< a streaming put is under way, or none is
-    KVS_SYSTEM = 1010            ///< the operating system refused; errno is in the text
+    KVS_SYSTEM = 1010,           ///< the operating system refused; errno is in the text
+    KVS_NOT_DECODED = 1011       ///< the codec refused the container: treat as a miss
 } kvs_status;
 
 /// Constant name of a status, such as "not found"; never NULL.
@@ -155,8 +156,8 @@ kvs_status kvs_open(const char *address, const kvs_options *options, kvs_client 
 /// Closes the connection and frees the client; leases and reservations end with it. NULL is fine.
 void kvs_close(kvs_client *client);
 
-/// Why the last call on this client did not return KVS_OK, and what to do about it; "" if it did.
-/// Valid until the next call on the client.
+/// Why the last call on this client did not return KVS_OK, and what to do about it; "" if it did,
+/// unless a chunk of it was KVS_NOT_DECODED. Valid until the next call on the client.
 const char *kvs_last_error_text(const kvs_client *client);
 
 /// A round trip. Connects if necessary.
@@ -184,6 +185,53 @@ kvs_status kvs_opaque_key(kvs_client *client, const void *name, size_t name_byte
                           kvs_key *key);
 
 // ---------------------------------------------------------------------------------------------
+// Encoding: fewer bytes on the way, by a codec that the caller brings
+
+/// How good a chunk is, docs/container-format.md, section 1. Bytes of a level other than raw are a
+/// container.
+typedef enum kvs_level {
+    KVS_LEVEL_RAW = 0,
+    KVS_LEVEL_ZSTD = 1,      ///< the same bytes come back
+    KVS_LEVEL_LOSSLESS = 2,  ///< the same bytes come back
+    KVS_LEVEL_Q1 = 3,        ///< nearly the same
+    KVS_LEVEL_Q2 = 4,        ///< as good for most uses
+    KVS_LEVEL_Q3 = 5,
+    KVS_LEVEL_Q4 = 6,
+    KVS_LEVEL_ADAPTIVE = 254,  ///< of a get: what the deadline allows
+    KVS_LEVEL_AS_STORED = 255  ///< of a get
+} kvs_level;
+
+/// Functions that encode and decode chunks. kvsc_attach of libkvstore-codec fills them in
+/// (kvstore_codec.h); libkvstore calls them on the thread of the call, and knows no more of it.
+///
+/// `encode` and `decode` return 0, or a number of the codec's, which `error_text` explains. A
+/// container that would need more than `capacity` bytes is no error: its byte count is 0.
+typedef struct kvs_codec {
+    void *context;
+    int (*encode)(void *context, const void *payload, uint64_t payload_byte_count, kvs_level level,
+                  int64_t first_position, void *container, uint64_t capacity,
+                  uint64_t *container_byte_count);
+    int (*payload_byte_count)(void *context, const void *container, uint64_t container_byte_count,
+                              uint64_t *payload_byte_count);
+    int (*decode)(void *context, const void *container, uint64_t container_byte_count,
+                  void *payload, uint64_t payload_byte_count);
+    const char *(*error_text)(void *context);
+} kvs_codec;
+
+/// The description of a layout, in its canonical form, as kvs_describe_layout put it into the
+/// namespace. KVS_NOT_FOUND: nobody did. `bytes` is to be freed with kvs_free.
+kvs_status kvs_fetch_description(kvs_client *client, const kvs_layout *layout, void **bytes,
+                                 size_t *byte_count, uint32_t deadline_milliseconds);
+
+/// A profile from the namespace: the one of that `hash` (16 bytes) or, with NULL, the one that
+/// chunks of the layout are to be encoded with. `bytes` is to be freed with kvs_free.
+kvs_status kvs_fetch_profile(kvs_client *client, const kvs_layout *layout, const uint8_t *hash,
+                             void **bytes, size_t *byte_count, uint32_t deadline_milliseconds);
+
+/// Frees what kvs_fetch_description or kvs_fetch_profile allocated. NULL is fine.
+void kvs_free(void *bytes);
+
+// ---------------------------------------------------------------------------------------------
 // Put
 
 /// A part of the caller's memory to read from.
@@ -209,6 +257,8 @@ typedef struct kvs_put_options {
     uint32_t time_to_live_milliseconds;  ///< 0: none
     uint32_t flags;                      ///< KVS_DURABLE, KVS_POSITIONED
     uint32_t first_position;  ///< of the chunk's first token in its sequence: helps compression
+    kvs_level level;          ///< KVS_LEVEL_RAW to KVS_LEVEL_Q4
+    const kvs_codec *codec;   ///< encodes the bytes; NULL: they are a container of `level` already
 } kvs_put_options;
 
 /// Stores the bytes of all parts, one after another, under `key` if it is absent.
@@ -218,13 +268,17 @@ typedef struct kvs_put_options {
 /// With KVS_DURABLE both mean that the chunk is on stable storage; KVS_NOT_DURABLE: it is stored
 /// and visible, but a restart of the daemon forgets it (it has no SSD tier, or that is full or
 /// failing).
+///
+/// With a level and a codec the bytes are encoded first, on this thread and whatever the deadline,
+/// and the container is stored; where that is no smaller, the bytes are. KVS_UNSUPPORTED: the
+/// daemon cannot keep this container; `layout` must be that of the codec's description.
 kvs_status kvs_put(kvs_client *client, const kvs_key *key, const kvs_const_span *parts,
                    size_t part_count, const kvs_put_options *options,
                    uint32_t deadline_milliseconds);
 
 /// Begins a put of `byte_count` bytes that are sent piece by piece, for example layer by layer
 /// while the engine computes. Until kvs_put_finish or kvs_put_cancel no other call may use the
-/// client. The deadline runs from here to the end of kvs_put_finish.
+/// client. The deadline runs from here to the end of kvs_put_finish. A codec can not be used.
 kvs_status kvs_put_begin(kvs_client *client, const kvs_key *key, uint64_t byte_count,
                          const kvs_put_options *options, uint32_t deadline_milliseconds);
 
@@ -249,7 +303,7 @@ typedef struct kvs_destination {
 /// What happened to one key of a get.
 typedef struct kvs_get_result {
     kvs_status status;     ///< KVS_OK, KVS_NOT_FOUND, KVS_DESTINATION_TOO_SMALL, KVS_DAMAGED, …
-    uint32_t reserved;
+    uint32_t level;        ///< kvs_level of what came; of bytes that were decoded: of the container
     uint64_t byte_count;   ///< size of the chunk with KVS_OK and KVS_DESTINATION_TOO_SMALL, else 0
     uint64_t remaining_milliseconds;  ///< to live; UINT64_MAX: for ever
 } kvs_get_result;
@@ -274,6 +328,27 @@ typedef void *kvs_provider(void *context, size_t index, uint64_t byte_count);
 kvs_status kvs_get_with(kvs_client *client, const kvs_key *keys, size_t key_count,
                         kvs_provider *provide, void *context, kvs_get_result *results,
                         const kvs_layout *expected_layout, uint32_t deadline_milliseconds);
+
+/// How to get chunks. Start from KVS_GET_OPTIONS_INIT.
+typedef struct kvs_get_options {
+    size_t size;                        ///< sizeof(kvs_get_options)
+    const kvs_layout *expected_layout;  ///< as for kvs_get
+    kvs_level level;                    ///< any
+    const kvs_codec *codec;             ///< decodes containers; NULL: they come as they are
+} kvs_get_options;
+
+#define KVS_GET_OPTIONS_INIT { sizeof(kvs_get_options), NULL, KVS_LEVEL_RAW, NULL }
+
+/// kvs_get, or with `provide` kvs_get_with (`destinations` is NULL then), at a level: the daemon
+/// sends containers of that level where it can, else of a finer one, or raw (docs/protocol.md).
+///
+/// With a codec, destinations get the decoded bytes, and `byte_count` is theirs; KVS_NOT_DECODED if
+/// it refuses a container. Decoding is done on this thread, whatever the deadline. Without one,
+/// `level` of a result says whether its bytes are a container. Goes through the socket.
+kvs_status kvs_get_at(kvs_client *client, const kvs_key *keys, size_t key_count,
+                      const kvs_get_options *options, const kvs_destination *destinations,
+                      kvs_provider *provide, void *context, kvs_get_result *results,
+                      uint32_t deadline_milliseconds);
 
 /// kvs_get for a part of each chunk: `byte_count` bytes (at least 1) from `offset` on, the same
 /// part of every chunk, which the daemon reads without the rest.

@@ -21,6 +21,7 @@ from kvstore.errors import (
     LeaseEnded,
     LimitExceeded,
     NoLease,
+    NotDecoded,
     NotDurable,
     OutOfMemory,
     ProtocolError,
@@ -32,6 +33,7 @@ from kvstore.errors import (
     VersionMismatch,
     WrongState,
 )
+from kvstore.codec import Codec, ContainerInfo, Level
 from kvstore.queue import Completion, KeyResult, Queue
 
 __all__ = [
@@ -40,8 +42,10 @@ __all__ = [
     "ChecksumMismatch",
     "ChunkInfo",
     "Client",
+    "Codec",
     "Completion",
     "ConnectionLost",
+    "ContainerInfo",
     "Damaged",
     "DeadlineExceeded",
     "DestinationTooSmall",
@@ -53,8 +57,10 @@ __all__ = [
     "KeyStatus",
     "LayoutMismatch",
     "LeaseEnded",
+    "Level",
     "LimitExceeded",
     "NoLease",
+    "NotDecoded",
     "NotDurable",
     "OutOfMemory",
     "ProtocolError",

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """libkvstore by ctypes: finding it, its types, its functions, and the addresses of buffers."""
+import contextlib
 import ctypes
 import os
 import pathlib
@@ -63,13 +64,34 @@ class PutOptions(Structure):
         ("time_to_live_milliseconds", c_uint32),
         ("flags", c_uint32),
         ("first_position", c_uint32),
+        ("level", c_int),
+        ("codec", c_void_p),
+    ]
+
+
+class CodecFunctions(Structure):
+    _fields_ = [
+        ("context", c_void_p),
+        ("encode", c_void_p),
+        ("payload_byte_count", c_void_p),
+        ("decode", c_void_p),
+        ("error_text", c_void_p),
+    ]
+
+
+class GetOptions(Structure):
+    _fields_ = [
+        ("size", c_size_t),
+        ("expected_layout", c_char_p),
+        ("level", c_int),
+        ("codec", c_void_p),
     ]
 
 
 class GetResult(Structure):
     _fields_ = [
         ("status", c_int),
-        ("reserved", c_uint32),
+        ("level", c_uint32),
         ("byte_count", c_uint64),
         ("remaining_milliseconds", c_uint64),
     ]
@@ -156,6 +178,18 @@ _FUNCTIONS = {
         c_int,
         [c_void_p, c_char_p, c_size_t, Provider, c_void_p, POINTER(GetResult), c_char_p, c_uint32],
     ),
+    "kvs_get_at": (
+        c_int,
+        [
+            c_void_p, c_char_p, c_size_t, POINTER(GetOptions), POINTER(Destination), Provider,
+            c_void_p, POINTER(GetResult), c_uint32,
+        ],
+    ),
+    "kvs_fetch_description": (
+        c_int, [c_void_p, c_char_p, POINTER(c_void_p), POINTER(c_size_t), c_uint32]),
+    "kvs_fetch_profile": (
+        c_int, [c_void_p, c_char_p, c_char_p, POINTER(c_void_p), POINTER(c_size_t), c_uint32]),
+    "kvs_free": (None, [c_void_p]),
     "kvs_get_range": (
         c_int,
         [
@@ -205,20 +239,17 @@ _FUNCTIONS = {
 }
 
 
-def _candidates():
-    """Where the library may be: told, next to the package, in a source checkout, installed."""
-    told = os.environ.get("KVSTORE_LIBRARY")
-    if told:
-        return [told]
+def find(file_name):
+    """Where a library is: next to the package, in a source checkout, or installed."""
     package = pathlib.Path(__file__).resolve().parent
-    places = [package / FILE_NAME]
+    places = [package / file_name]
     if len(package.parents) > 2:
-        places.append(package.parents[2] / "build" / "lib" / FILE_NAME)
-    return [str(place) for place in places if place.exists()] + [FILE_NAME]
+        places.append(package.parents[2] / "build" / "lib" / file_name)
+    return next((str(place) for place in places if place.exists()), file_name)
 
 
 def _load():
-    path = _candidates()[0]
+    path = os.environ.get("KVSTORE_LIBRARY") or find(FILE_NAME)
     try:
         loaded = ctypes.CDLL(path)
     except OSError as error:
@@ -295,6 +326,16 @@ class Buffer:
             _release_buffer(ctypes.byref(self._view))
             self._view = None
         self._kept = None
+
+
+@contextlib.contextmanager
+def held(source, writable=False):
+    """A `Buffer` for as long as the block lasts."""
+    buffer = Buffer(source, writable)
+    try:
+        yield buffer
+    finally:
+        buffer.release()
 
 
 _new_bytearray = ctypes.pythonapi.PyByteArray_FromStringAndSize

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import enum
 import os
 import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvstore import _native, errors
 from kvstore._native import library
+
+if TYPE_CHECKING:
+    from kvstore.codec import Codec
 
 _MISSES = (_native.NOT_FOUND, _native.LAYOUT_MISMATCH, _native.DAMAGED)
 _STAT_CAPACITY = 1024
@@ -49,7 +53,7 @@ def _key_status(status):
         raise errors.error_for(status, _status_text(status)) from None
 
 
-def _format_value(value):
+def format_value(value):
     if isinstance(value, str):
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -78,8 +82,8 @@ def _layout_fields(description):
     fields = (_native.LayoutField * max(1, len(description)))()
     for field, (name, value) in zip(fields, description.items()):
         field.name = name.encode()
-        field.value = _format_value(value).encode()
-        if b"\0" in name.encode() or "\0" in _format_value(value):
+        field.value = format_value(value).encode()
+        if b"\0" in name.encode() or "\0" in format_value(value):
             raise errors.InvalidArgument("a layout description has no NUL characters")
     return fields
 
@@ -183,6 +187,16 @@ def make_options(namespace, token, deadline_milliseconds, client_name):
         client_name=client_name.encode(),
         deadline_milliseconds=deadline_milliseconds,
     )
+
+
+@contextlib.contextmanager
+def _codec_of(codec):
+    """The address of a codec's functions, which nobody else uses meanwhile; None without one."""
+    if codec is None:
+        yield None
+    else:
+        with codec._turn():
+            yield ctypes.addressof(codec._functions)
 
 
 class Client:
@@ -294,15 +308,44 @@ class Client:
                 handle, _layout_fields(description), len(description), told, 0)
         return made
 
+    def layout_description(self, layout_id: bytes) -> bytes | None:
+        """The canonical description of a layout that somebody described, or None."""
+        return self._fetch(library.kvs_fetch_description, layout_id)
+
+    def profile(self, layout_id: bytes, profile_hash: bytes | None = None) -> bytes | None:
+        """The profile that was installed for a layout, or the one of that hash; or None."""
+        if profile_hash is not None and len(profile_hash) != 16:
+            raise errors.InvalidArgument("the hash of a profile has 16 bytes")
+        return self._fetch(library.kvs_fetch_profile, layout_id, profile_hash)
+
+    def _fetch(self, function, layout_id, *more):
+        if len(layout_id) != _native.LAYOUT_BYTES:
+            raise errors.InvalidArgument("a layout id has 16 bytes")
+        address, count = ctypes.c_void_p(), ctypes.c_size_t()
+        with self._turn() as handle:
+            status = function(handle, bytes(layout_id), *more, ctypes.byref(address),
+                              ctypes.byref(count), 0)
+            if status == _native.NOT_FOUND:
+                return None
+            self._check(handle, status)
+        try:
+            return ctypes.string_at(address.value, count.value)
+        finally:
+            library.kvs_free(address)
+
     # Storing -------------------------------------------------------------------------------------
 
     def put(self, key: bytes, parts, *, layout_id: bytes = bytes(16),
             time_to_live_milliseconds: int = 0, durable: bool = False,
-            first_position: int | None = None) -> bool:
+            first_position: int | None = None, level: int = 0,
+            codec: Codec | None = None) -> bool:
         """Stores the bytes of one buffer, or of several one after another.
 
         `first_position` is the place of the chunk's first token in its sequence; with it the
-        daemon can compress the chunk by what was learnt about its model.
+        daemon can compress the chunk by what was learnt about its model. With a `level` and a
+        `codec` the chunk is encoded here and travels as a container, if that is smaller;
+        `layout_id` must be that of the codec's description. With a `level` alone the bytes are a
+        container of that level; Unsupported is raised where the daemon cannot keep it.
 
         True: stored. False: the key was there, and its bytes stay as they were. With `durable`
         both mean that the chunk is on stable storage; NotDurable is raised when it is in memory
@@ -324,8 +367,8 @@ class Client:
                 time_to_live_milliseconds=time_to_live_milliseconds,
                 flags=(_native.DURABLE if durable else 0)
                 | (_native.POSITIONED if first_position is not None else 0),
-                first_position=first_position or 0)
-            with self._turn() as handle:
+                first_position=first_position or 0, level=level)
+            with _codec_of(codec) as options.codec, self._turn() as handle:
                 status = library.kvs_put(handle, joined, spans, len(held),
                                          ctypes.byref(options), 0)
                 if status != _native.EXISTS:
@@ -337,15 +380,31 @@ class Client:
 
     # Loading -------------------------------------------------------------------------------------
 
-    def get(self, key: bytes) -> bytearray | None:
+    def get(self, key: bytes, *, level: int = 0, codec: Codec | None = None) -> bytearray | None:
         """The bytes of a chunk, or None."""
-        return self.get_many([key])[0]
+        return self.get_many([key], level=level, codec=codec)[0]
 
-    def get_many(self, keys: Sequence[bytes]) -> list[bytearray | None]:
-        """The bytes of each chunk, or None where it is not there (or did not survive the way)."""
+    def get_many(self, keys: Sequence[bytes], *, level: int = 0,
+                 codec: Codec | None = None) -> list[bytearray | None]:
+        """The bytes of each chunk, or None where it is not there (or did not survive the way).
+
+        With a `level` (see `Level`) the daemon may send containers of that level or a finer one,
+        which `codec` decodes here. Raises NotDecoded where it cannot, with the codec's reason.
+        """
+        if level and codec is None:
+            raise errors.InvalidArgument("a level needs a codec; see get_encoded")
+        return [None if each is None else each[1] for each in self._get(keys, level, codec)]
+
+    def get_encoded(self, keys: Sequence[bytes], level: int) -> list[tuple[int, bytearray] | None]:
+        """Each chunk as the daemon sends it for a level: how it is encoded, and the bytes, which
+        are a container unless that is 0. None where it is not there."""
+        return self._get(keys, level, None)
+
+    def _get(self, keys, level, codec):
         joined, count = _joined_keys(keys)
         results = (_native.GetResult * max(1, count))()
         found = [None] * count
+        options = _native.GetOptions(size=ctypes.sizeof(_native.GetOptions), level=level)
 
         def provide(_context, index, byte_count):
             try:
@@ -354,10 +413,14 @@ class Client:
             except MemoryError:
                 return None
 
-        with self._turn() as handle:
-            self._check(handle, library.kvs_get_with(
-                handle, joined, count, _native.Provider(provide), None, results, None, 0))
-        return [found[index] if self._is_hit(results[index]) else None for index in range(count)]
+        with _codec_of(codec) as options.codec, self._turn() as handle:
+            self._check(handle, library.kvs_get_at(
+                handle, joined, count, ctypes.byref(options), None, _native.Provider(provide),
+                None, results, 0))
+            if any(result.status == errors.NotDecoded.status for result in results):
+                self._check(handle, errors.NotDecoded.status)
+        return [(results[index].level, found[index]) if self._is_hit(results[index]) else None
+                for index in range(count)]
 
     def get_into(self, key: bytes, destination) -> int | None:
         """Reads a chunk into a writable buffer; the number of bytes, or None.

@@ -166,6 +166,16 @@ class SystemRefused(Error, OSError):
     status = 1010
 
 
+class NotDecoded(Error):
+    """The codec refuses a container, a profile or a payload. `reason`: its word for why."""
+
+    status = 1011
+
+    def __init__(self, text, reason=""):
+        super().__init__(text)
+        self.reason = reason
+
+
 _BY_STATUS = {kind.status: kind for kind in Error.__subclasses__()}
 
 

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The functions of kvstore_codec.h, against whose declarations the compiler holds them, so their names
+// are C's. What they promise stands there; here are checks of arguments and the way to a `CodecHandle`.
+// swift-format-ignore-file: AlwaysUseLowerCamelCase
+internal import CKVStore
+internal import Codec
+internal import KVCore
+
+@c @implementation
+func kvsc_abi_version() -> UInt32 { KVSC_ABI_VERSION }
+
+@c @implementation
+func kvsc_status_text(_ status: kvsc_status) -> UnsafePointer<CChar>! {
+    // SAFETY: literals are there for ever, and end with a zero.
+    unsafe statusTexts[min(Int(status.rawValue), statusTexts.count - 1)].utf8Start
+        .withMemoryRebound(to: CChar.self, capacity: 1) { unsafe $0 }
+}
+
+private let statusTexts: [StaticString] = [
+    "ok", "truncated", "magic", "checksum", "version", "header", "directory", "length",
+    "section checksum", "section", "layout", "profile missing", "profile unsuitable",
+    "profile damaged", "target too small", "workspace too small", "invalid argument",
+    "unknown status",
+]
+
+@c @implementation
+func kvsc_open(
+    _ description: UnsafeRawPointer!, _ descriptionByteCount: Int,
+    _ payloadByteCountMax: UInt64, _ codec: UnsafeMutablePointer<OpaquePointer?>!
+) -> kvsc_status {
+    guard unsafe codec != nil, (1...UInt64(Limits.chunkByteCountMax)).contains(payloadByteCountMax),
+        unsafe description != nil || descriptionByteCount == 0,
+        descriptionByteCount <= Limits.bodyByteCountMax
+    else { return KVSC_INVALID_ARGUMENT }
+    // SAFETY: the caller promises these bytes during the call.
+    let text = unsafe Array(
+        UnsafeRawBufferPointer(start: description, count: descriptionByteCount))
+    let handle = CodecHandle(
+        description: text, payloadByteCountMax: Int(payloadByteCountMax))
+    // SAFETY: the reference that is made here is given back by kvsc_close.
+    unsafe codec.pointee = OpaquePointer(Unmanaged.passRetained(handle).toOpaque())
+    return KVSC_OK
+}
+
+@c @implementation
+func kvsc_close(_ codec: OpaquePointer!) {
+    guard let codec = unsafe codec else { return }
+    // SAFETY: made by kvsc_open, and not used any more.
+    unsafe Unmanaged<CodecHandle>.fromOpaque(UnsafeRawPointer(codec)).release()
+}
+
+@c @implementation
+func kvsc_last_error_text(_ codec: OpaquePointer!) -> UnsafePointer<CChar>! {
+    guard let handle = unsafe handle(codec) else { return unsafe kvsc_status_text(KVSC_OK) }
+    // SAFETY: the text ends with a zero, and lives as long as the codec.
+    return unsafe UnsafeRawPointer(handle.errorText.start).assumingMemoryBound(to: CChar.self)
+}
+
+@c @implementation
+func kvsc_knows_layout(_ codec: OpaquePointer!) -> CInt {
+    unsafe handle(codec)?.knowsLayout == true ? 1 : 0
+}
+
+@c @implementation
+func kvsc_add_profile(
+    _ codec: OpaquePointer!, _ bytes: UnsafeRawPointer!, _ byteCount: Int,
+    _ hash: UnsafeMutablePointer<UInt8>!
+) -> kvsc_status {
+    guard let handle = unsafe handle(codec),
+        let bytes = unsafe input(bytes, UInt64(byteCount))
+    else { return KVSC_INVALID_ARGUMENT }
+    return handle.answer { () throws(CodecFault) in
+        let added = try handle.addProfile(bytes)
+        if let hash = unsafe hash {
+            // SAFETY: the caller gives 16 bytes.
+            for (offset, byte) in profileBytes(of: added).enumerated() {
+                unsafe hash[offset] = byte
+            }
+        }
+        return KVSC_OK
+    }
+}
+
+@c @implementation
+func kvsc_container_byte_count_maximum(
+    _ codec: OpaquePointer!, _ payloadByteCount: UInt64
+) -> UInt64 {
+    guard let handle = unsafe handle(codec),
+        (1...UInt64(Limits.chunkByteCountMax)).contains(payloadByteCount)
+    else { return 0 }
+    return UInt64(handle.containerByteCountMax(payloadByteCount: Int(payloadByteCount)))
+}
+
+@c @implementation
+func kvsc_encode(
+    _ codec: OpaquePointer!, _ payload: UnsafeRawPointer!, _ payloadByteCount: UInt64,
+    _ level: kvs_level, _ firstPosition: Int64, _ container: UnsafeMutableRawPointer!,
+    _ capacity: UInt64, _ containerByteCount: UnsafeMutablePointer<UInt64>!
+) -> kvsc_status {
+    guard let handle = unsafe handle(codec) else { return KVSC_INVALID_ARGUMENT }
+    return handle.answer { () throws(CodecFault) in
+        guard let payload = unsafe input(payload, payloadByteCount),
+            let container = unsafe output(container, capacity),
+            let level = Level(rawValue: UInt8(clamping: level.rawValue)), level != .raw,
+            firstPosition >= -1, firstPosition < Int64(UInt32.max),
+            unsafe containerByteCount != nil
+        else { return KVSC_INVALID_ARGUMENT }
+        let made = try handle.encode(
+            payload, level, firstPosition: firstPosition < 0 ? nil : UInt32(firstPosition),
+            into: container)
+        // SAFETY: not nil, and the caller's.
+        unsafe containerByteCount.pointee = UInt64(made)
+        return KVSC_OK
+    }
+}
+
+@c @implementation
+func kvsc_inspect(
+    _ codec: OpaquePointer!, _ container: UnsafeRawPointer!, _ containerByteCount: UInt64,
+    _ info: UnsafeMutablePointer<kvsc_info>!
+) -> kvsc_status {
+    guard let handle = unsafe handle(codec) else { return KVSC_INVALID_ARGUMENT }
+    return handle.answer { () throws(CodecFault) in
+        guard let container = unsafe input(container, containerByteCount),
+            unsafe info != nil
+        else { return KVSC_INVALID_ARGUMENT }
+        let reader = try handle.read(container)
+        let header = reader.header
+        var told = kvsc_info()
+        told.mode = header.mode.rawValue
+        told.level = header.level.rawValue
+        told.value_type = header.type?.rawValue ?? 0
+        told.exact_token_count = UInt8(clamping: header.exactRowCount)
+        told.token_count = UInt32(header.tokenCount)
+        told.layer_count = UInt32(header.layerCount)
+        told.kind_count = UInt32(reader.layout?.kinds.count ?? 0)
+        told.key_column_count = UInt32(reader.layout?.columnCount(.keys) ?? 0)
+        told.value_column_count = UInt32(reader.layout?.columnCount(.values) ?? 0)
+        told.first_position = header.firstPosition.map { Int64($0) } ?? -1
+        told.payload_byte_count = UInt64(header.payloadByteCount)
+        // SAFETY: both fields have 16 bytes.
+        unsafe withUnsafeMutableBytes(of: &told.profile_hash) {
+            unsafe $0.copyBytes(from: profileBytes(of: header.profile))
+        }
+        unsafe withUnsafeMutableBytes(of: &told.layout) {
+            unsafe $0.copyBytes(from: header.layout.bytes)
+        }
+        unsafe info.pointee = told
+        return KVSC_OK
+    }
+}
+
+@c @implementation
+func kvsc_decode(
+    _ codec: OpaquePointer!, _ container: UnsafeRawPointer!, _ containerByteCount: UInt64,
+    _ payload: UnsafeMutableRawPointer!, _ payloadByteCount: UInt64
+) -> kvsc_status {
+    guard let handle = unsafe handle(codec) else { return KVSC_INVALID_ARGUMENT }
+    return handle.answer { () throws(CodecFault) in
+        guard let container = unsafe input(container, containerByteCount),
+            let payload = unsafe output(payload, payloadByteCount)
+        else { return KVSC_INVALID_ARGUMENT }
+        try handle.decode(container, into: payload)
+        return KVSC_OK
+    }
+}
+
+@c @implementation
+func kvsc_decode_layers(
+    _ codec: OpaquePointer!, _ container: UnsafeRawPointer!, _ containerByteCount: UInt64,
+    _ firstLayer: UInt32, _ layerCount: UInt32, _ payload: UnsafeMutableRawPointer!,
+    _ payloadByteCount: UInt64
+) -> kvsc_status {
+    guard let handle = unsafe handle(codec) else { return KVSC_INVALID_ARGUMENT }
+    return handle.answer { () throws(CodecFault) in
+        guard let container = unsafe input(container, containerByteCount),
+            let payload = unsafe output(payload, payloadByteCount), layerCount > 0
+        else { return KVSC_INVALID_ARGUMENT }
+        let layers = Int(firstLayer)..<Int(firstLayer) + Int(layerCount)
+        let isThere = try handle.decode(container, layers: layers, into: payload)
+        return isThere ? KVSC_OK : KVSC_INVALID_ARGUMENT
+    }
+}
+
+@c @implementation
+func kvsc_decode_section(
+    _ codec: OpaquePointer!, _ container: UnsafeRawPointer!, _ containerByteCount: UInt64,
+    _ layer: UInt32, _ kind: UInt32, _ valueType: UInt32, _ values: UnsafeMutableRawPointer!,
+    _ byteCount: UInt64
+) -> kvsc_status {
+    guard let handle = unsafe handle(codec) else { return KVSC_INVALID_ARGUMENT }
+    return handle.answer { () throws(CodecFault) in
+        guard let container = unsafe input(container, containerByteCount),
+            let values = unsafe output(values, byteCount),
+            let kind = KVKind(rawValue: UInt8(clamping: kind)),
+            let type = ValueType(rawValue: UInt8(clamping: valueType))
+        else { return KVSC_INVALID_ARGUMENT }
+        let isThere = try handle.decode(
+            container, layer: Int(layer), kind, as: type, into: values)
+        return isThere ? KVSC_OK : KVSC_INVALID_ARGUMENT
+    }
+}
+
+@c @implementation
+func kvsc_attach(_ codec: OpaquePointer!, _ functions: UnsafeMutablePointer<kvs_codec>!) {
+    guard unsafe functions != nil else { return }
+    var made = unsafe kvs_codec()
+    unsafe made.context = UnsafeMutableRawPointer(codec)
+    unsafe made.encode = {
+        context, payload, byteCount, level, position, container, capacity, madeByteCount in
+        let status = unsafe kvsc_encode(
+            OpaquePointer(context), payload, byteCount, level, position, container, capacity,
+            madeByteCount)
+        guard status == KVSC_TARGET_TOO_SMALL else { return CInt(status.rawValue) }
+        unsafe madeByteCount?.pointee = 0
+        return 0
+    }
+    unsafe made.payload_byte_count = { context, container, byteCount, payloadByteCount in
+        var info = kvsc_info()
+        let status = unsafe kvsc_inspect(OpaquePointer(context), container, byteCount, &info)
+        unsafe payloadByteCount?.pointee = info.payload_byte_count
+        return CInt(status.rawValue)
+    }
+    unsafe made.decode = { context, container, byteCount, payload, payloadByteCount in
+        let status = unsafe kvsc_decode(
+            OpaquePointer(context), container, byteCount, payload, payloadByteCount)
+        return CInt(status.rawValue)
+    }
+    unsafe made.error_text = { context in unsafe kvsc_last_error_text(OpaquePointer(context)) }
+    unsafe functions.pointee = made
+}
+
+// MARK: Arguments
+
+/// The object behind a codec; nil for NULL.
+private func handle(_ codec: OpaquePointer!) -> CodecHandle? {
+    guard let codec = unsafe codec else { return nil }
+    // SAFETY: made by kvsc_open, and not closed yet.
+    return unsafe Unmanaged<CodecHandle>.fromOpaque(UnsafeRawPointer(codec)).takeUnretainedValue()
+}
+
+/// Bytes to read; nil for none, or more than a chunk and its container's head can have.
+private func input(_ start: UnsafeRawPointer!, _ count: UInt64) -> PinnedBytes? {
+    // SAFETY: nobody writes to what this module names as input.
+    unsafe output(UnsafeMutableRawPointer(mutating: start), count)
+}
+
+/// Bytes to write.
+private func output(_ start: UnsafeMutableRawPointer!, _ count: UInt64) -> PinnedBytes? {
+    guard let start = unsafe start, count > 0, count <= 2 * UInt64(Limits.chunkByteCountMax) else {
+        return nil
+    }
+    // SAFETY: the caller promises these bytes during the call.
+    return unsafe PinnedBytes(start: start, count: Int(count))
+}
+
+/// The 16 bytes of a profile's hash, in order.
+func profileBytes(of hash: ProfileHash) -> [UInt8] {
+    [hash.words.0, hash.words.1].flatMap { word in
+        (0..<8).map { UInt8(truncatingIfNeeded: word >> (8 * UInt64($0))) }
+    }
+}
