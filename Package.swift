@@ -68,7 +68,7 @@ let package = Package(
         // Domain.
         module("Codec", ["KVCore", "Kernels", "CZstd"]),
         module("Tiers", ["KVCore", "Kernels", "Codec"]),
-        module("KVClient", ["KVCore", "Kernels", "Wire"]),
+        module("KVClient", ["KVCore", "Kernels", "Codec", "Wire"]),
 
         // Composition.
         module(

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The functions of kvstore_codec.h, against whose declarations the compiler holds them, so their names
-// are C's. What they promise stands there; here are checks of arguments and the way to a `CodecHandle`.
+// The functions of kvstore_codec.h, against whose declarations the compiler holds them, so that
+// their names are C's. What they promise stands there; here are checks of arguments and the way to
+// a `CodecHandle`.
 // swift-format-ignore-file: AlwaysUseLowerCamelCase
 internal import CKVStore
 internal import Codec
@@ -59,7 +60,8 @@ func kvsc_last_error_text(_ codec: OpaquePointer!) -> UnsafePointer<CChar>! {
 
 @c @implementation
 func kvsc_knows_layout(_ codec: OpaquePointer!) -> CInt {
-    unsafe handle(codec)?.knowsLayout == true ? 1 : 0
+    // SAFETY: what the caller passes is as kvstore_codec.h asks for.
+    unsafe handle(codec)?.codec.layout != nil ? 1 : 0
 }
 
 @c @implementation
@@ -69,9 +71,9 @@ func kvsc_add_profile(
 ) -> kvsc_status {
     guard let handle = unsafe handle(codec),
         let bytes = unsafe input(bytes, UInt64(byteCount))
-    else { return KVSC_INVALID_ARGUMENT }
+    else { return unsafe refuse(codec) }
     return handle.answer { () throws(CodecFault) in
-        let added = try handle.addProfile(bytes)
+        let added = try handle.codec.addProfile(bytes)
         if let hash = unsafe hash {
             // SAFETY: the caller gives 16 bytes.
             for (offset, byte) in profileBytes(of: added).enumerated() {
@@ -86,10 +88,12 @@ func kvsc_add_profile(
 func kvsc_container_byte_count_maximum(
     _ codec: OpaquePointer!, _ payloadByteCount: UInt64
 ) -> UInt64 {
+    // SAFETY: what the caller passes is as kvstore_codec.h asks for.
     guard let handle = unsafe handle(codec),
         (1...UInt64(Limits.chunkByteCountMax)).contains(payloadByteCount)
     else { return 0 }
-    return UInt64(handle.containerByteCountMax(payloadByteCount: Int(payloadByteCount)))
+    return UInt64(
+        handle.codec.containerByteCountMax(payloadByteCount: Int(payloadByteCount)))
 }
 
 @c @implementation
@@ -106,11 +110,11 @@ func kvsc_encode(
             firstPosition >= -1, firstPosition < Int64(UInt32.max),
             unsafe containerByteCount != nil
         else { return KVSC_INVALID_ARGUMENT }
-        let made = try handle.encode(
+        let made = try handle.codec.encode(
             payload, level, firstPosition: firstPosition < 0 ? nil : UInt32(firstPosition),
             into: container)
         // SAFETY: not nil, and the caller's.
-        unsafe containerByteCount.pointee = UInt64(made)
+        unsafe containerByteCount.pointee = UInt64(made.byteCount)
         return KVSC_OK
     }
 }
@@ -120,12 +124,10 @@ func kvsc_inspect(
     _ codec: OpaquePointer!, _ container: UnsafeRawPointer!, _ containerByteCount: UInt64,
     _ info: UnsafeMutablePointer<kvsc_info>!
 ) -> kvsc_status {
-    guard let handle = unsafe handle(codec) else { return KVSC_INVALID_ARGUMENT }
-    return handle.answer { () throws(CodecFault) in
-        guard let container = unsafe input(container, containerByteCount),
-            unsafe info != nil
-        else { return KVSC_INVALID_ARGUMENT }
-        let reader = try handle.read(container)
+    guard let handle = unsafe handle(codec),
+        let container = unsafe input(container, containerByteCount), unsafe info != nil
+    else { return unsafe refuse(codec) }
+    return handle.answer(reading: container) { reader throws(CodecFault) in
         let header = reader.header
         var told = kvsc_info()
         told.mode = header.mode.rawValue
@@ -156,12 +158,13 @@ func kvsc_decode(
     _ codec: OpaquePointer!, _ container: UnsafeRawPointer!, _ containerByteCount: UInt64,
     _ payload: UnsafeMutableRawPointer!, _ payloadByteCount: UInt64
 ) -> kvsc_status {
-    guard let handle = unsafe handle(codec) else { return KVSC_INVALID_ARGUMENT }
-    return handle.answer { () throws(CodecFault) in
-        guard let container = unsafe input(container, containerByteCount),
-            let payload = unsafe output(payload, payloadByteCount)
-        else { return KVSC_INVALID_ARGUMENT }
-        try handle.decode(container, into: payload)
+    // SAFETY: what the caller passes is as kvstore_codec.h asks for.
+    guard let handle = unsafe handle(codec),
+        let container = unsafe input(container, containerByteCount),
+        let payload = unsafe output(payload, payloadByteCount)
+    else { return unsafe refuse(codec) }
+    return handle.answer(reading: container) { reader throws(CodecFault) in
+        try handle.codec.decode(reader, into: payload)
         return KVSC_OK
     }
 }
@@ -172,13 +175,14 @@ func kvsc_decode_layers(
     _ firstLayer: UInt32, _ layerCount: UInt32, _ payload: UnsafeMutableRawPointer!,
     _ payloadByteCount: UInt64
 ) -> kvsc_status {
-    guard let handle = unsafe handle(codec) else { return KVSC_INVALID_ARGUMENT }
-    return handle.answer { () throws(CodecFault) in
-        guard let container = unsafe input(container, containerByteCount),
-            let payload = unsafe output(payload, payloadByteCount), layerCount > 0
-        else { return KVSC_INVALID_ARGUMENT }
+    // SAFETY: what the caller passes is as kvstore_codec.h asks for.
+    guard let handle = unsafe handle(codec),
+        let container = unsafe input(container, containerByteCount),
+        let payload = unsafe output(payload, payloadByteCount)
+    else { return unsafe refuse(codec) }
+    return handle.answer(reading: container) { reader throws(CodecFault) in
         let layers = Int(firstLayer)..<Int(firstLayer) + Int(layerCount)
-        let isThere = try handle.decode(container, layers: layers, into: payload)
+        let isThere = try handle.codec.decode(reader, layers: layers, into: payload)
         return isThere ? KVSC_OK : KVSC_INVALID_ARGUMENT
     }
 }
@@ -189,21 +193,24 @@ func kvsc_decode_section(
     _ layer: UInt32, _ kind: UInt32, _ valueType: UInt32, _ values: UnsafeMutableRawPointer!,
     _ byteCount: UInt64
 ) -> kvsc_status {
-    guard let handle = unsafe handle(codec) else { return KVSC_INVALID_ARGUMENT }
-    return handle.answer { () throws(CodecFault) in
-        guard let container = unsafe input(container, containerByteCount),
-            let values = unsafe output(values, byteCount),
-            let kind = KVKind(rawValue: UInt8(clamping: kind)),
+    // SAFETY: what the caller passes is as kvstore_codec.h asks for.
+    guard let handle = unsafe handle(codec),
+        let container = unsafe input(container, containerByteCount),
+        let values = unsafe output(values, byteCount)
+    else { return unsafe refuse(codec) }
+    return handle.answer(reading: container) { reader throws(CodecFault) in
+        guard let kind = KVKind(rawValue: UInt8(clamping: kind)),
             let type = ValueType(rawValue: UInt8(clamping: valueType))
         else { return KVSC_INVALID_ARGUMENT }
-        let isThere = try handle.decode(
-            container, layer: Int(layer), kind, as: type, into: values)
+        let isThere = try handle.codec.decode(
+            reader, layer: Int(layer), kind, as: type, into: values)
         return isThere ? KVSC_OK : KVSC_INVALID_ARGUMENT
     }
 }
 
 @c @implementation
 func kvsc_attach(_ codec: OpaquePointer!, _ functions: UnsafeMutablePointer<kvs_codec>!) {
+    // SAFETY: what the caller passes is as kvstore_codec.h asks for.
     guard unsafe functions != nil else { return }
     var made = unsafe kvs_codec()
     unsafe made.context = UnsafeMutableRawPointer(codec)
@@ -238,6 +245,13 @@ private func handle(_ codec: OpaquePointer!) -> CodecHandle? {
     guard let codec = unsafe codec else { return nil }
     // SAFETY: made by kvsc_open, and not closed yet.
     return unsafe Unmanaged<CodecHandle>.fromOpaque(UnsafeRawPointer(codec)).takeUnretainedValue()
+}
+
+/// An argument is wrong, which the codec notes, if it is there.
+private func refuse(_ codec: OpaquePointer!) -> kvsc_status {
+    // SAFETY: what the caller passes is as kvstore_codec.h asks for.
+    unsafe handle(codec)?.answer { () throws(CodecFault) in KVSC_INVALID_ARGUMENT }
+        ?? KVSC_INVALID_ARGUMENT
 }
 
 /// Bytes to read; nil for none, or more than a chunk and its container's head can have.

@@ -130,7 +130,7 @@ extension Client {
         }
     }
 
-    private func found(_ outcome: GetOutcome) throws(ClientError) -> FoundChunk? {
+    func found(_ outcome: GetOutcome) throws(ClientError) -> FoundChunk? {
         switch outcome {
         case .found(let chunk): return chunk
         case .missed(.deadlineExceeded):

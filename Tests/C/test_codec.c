@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Encoding at a put and decoding at a get: with a codec of our own against the stub, where it can be
-// made to fail, and with libkvstore-codec against the daemon, where both are given.
+// Encoding at a put and decoding at a get: with a codec of our own against the stub, where it can
+// be made to fail, and with libkvstore-codec against the daemon, where both are given.
 #include "check.h"
 #include "internal.h"
 
@@ -11,7 +11,7 @@
 #include "kvstore_codec.h"
 #endif
 
-// A codec that packs runs of one byte: "RUN1", the byte, the level, zeros, count and position. -----
+// A codec that packs runs of one byte: "RUN1", the byte, the level, zeros, count and position -----
 
 enum { RUN_BYTE_COUNT = 24, PAYLOAD_BYTE_COUNT = 100000 };
 

@@ -208,6 +208,70 @@ extension Client {
         }
     }
 
+    @Test func `is found by a client, which encodes and decodes by it as the daemon does`()
+        async throws
+    {
+        let layout = try #require(Sample.layout)
+        let profile = Sample.profile()
+        let level = Level.standard
+        try await withNode { world in
+            let client = world.client()
+            defer { client.close() }
+            let blind = try await client.codec(for: layout.id, deadline: client.soon)
+            #expect(blind.layout == nil && blind.profile == nil && blind.layoutID == layout.id)
+
+            try await client.install(profile, hash: Profile.hash(of: profile.bytes), layout)
+            let codec = try await client.codec(for: layout.id, deadline: client.soon)
+            #expect(codec.profile?.hash == Profile.hash(of: profile.bytes))
+            let payload = Sample.payload()
+            let label = ChunkLabel(key: key(1), layout: layout.id, firstPosition: 256)
+            let outcome = try await client.put(
+                label, payload.bytes, at: level, by: codec, deadline: client.soon)
+            #expect(outcome == .stored)
+            let stored = try #require(
+                try await client.chunkStatistics(key(1), deadline: client.soon))
+            #expect(stored.level == level.rawValue && stored.byteCount < payload.bytes.count / 2)
+
+            let raw = try #require(try await client.fetch(key(1), deadline: client.soon))
+            let decoded = try #require(
+                try await client.fetch(
+                    key(1), at: level.rawValue, by: codec, deadline: client.soon))
+            #expect(decoded.bytes.holds(sameAs: raw.bytes))
+            #expect(Sample.largestError(of: decoded, payload) <= 0.69)
+            withExtendedLifetime((raw, decoded)) {}
+
+            let error = await #expect(throws: ClientError.self) {
+                try await client.fetch(
+                    key(1), at: level.rawValue, by: LayoutCodec(layout), deadline: client.soon)
+            }
+            #expect(error?.kind == .damaged)
+            #expect(error?.message.contains("profile-missing") == true)
+        }
+    }
+
+    @Test func `is not needed for bytes that do not become smaller: they are stored raw`()
+        async throws
+    {
+        try await withNode { world in
+            let client = world.client()
+            defer { client.close() }
+            let codec = LayoutCodec(nil)
+            for (number, text) in [(1, "x"), (2, "no repetition")] as [(UInt64, String)] {
+                let bytes = memory(Array(text.utf8))
+                let label = ChunkLabel(key: key(number), level: Level.zstd.rawValue)
+                _ = try await client.put(
+                    label, bytes.bytes, at: .zstd, by: codec, deadline: client.soon)
+                let back = try #require(
+                    try await client.fetch(
+                        key(number), at: Level.zstd.rawValue, by: codec, deadline: client.soon))
+                #expect(back.bytes.holds(sameAs: bytes.bytes))
+                withExtendedLifetime((bytes, back)) {}
+                let stored = try await client.chunkStatistics(key(number), deadline: client.soon)
+                #expect(stored?.level == Level.raw.rawValue)
+            }
+        }
+    }
+
     @Test func `that is not there makes its chunks misses, and does not delete them`()
         async throws
     {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The codec: chunks as containers, and back, by libkvstore-codec. Optional; see docs/engines/python.md.
+"""The codec: chunks as containers, and back, by libkvstore-codec. See docs/engines/python.md.
 
-Loading the library waits for the first `Codec`, so that nobody else needs it.
+Optional. Loading the library waits for the first `Codec`, so that nobody else needs it.
 """
 from __future__ import annotations
 

