@@ -527,7 +527,8 @@ typedef struct kvs_completion {
 /// KVS_BUSY.
 /// All queue functions may be called from several threads. A deadline runs from the submit.
 /// Memory that a request names (destinations, results, records, parts) must stay valid until its
-/// completion was drained or the queue is closed; arrays of keys, spans and parts are copied.
+/// completion was drained or the queue is closed; arrays of keys, spans and parts are copied. So
+/// must the codec of a put, which only the queue may use meanwhile.
 kvs_status kvs_queue_open(const char *address, const kvs_options *options, size_t depth,
                           kvs_queue **queue);
 
