@@ -115,6 +115,7 @@ let package = Package(
         tests("CodecTests", ["Codec", "KVCore", "Kernels"]),
         tests("TiersTests", ["Tiers", "KVCore", "Codec", "Kernels", "LinuxIO"]),
         tests("KVClientTests", ["KVClient", "LinuxIO", "KVCore", "Wire", "Kernels"]),
+        tests("CodecLibraryTests", ["CodecLibrary", "CKVStore"]),
         tests("CKVStoreTests", ["CKVStore", "KVCore", "Kernels", "Wire"]),
         tests(
             "NodeTests",
