@@ -7,6 +7,7 @@ those that the targets' Fuzzer.swift read.
 
 import json
 import pathlib
+import struct
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -98,6 +99,12 @@ def containers():
             if len(content) <= 4_096 and content:
                 yield bytes([0]) + content
                 yield bytes([1]) + content
+            if vector["profile"]:
+                profile = bytes.fromhex(vector["profile"])
+                # Behind 0, 1 or 2 refinements, where there are any.
+                for refinements in range(3 if "embedded" in vector["name"] else 1):
+                    choice = 2 + 4 * ((refinements + 2) % 3)
+                    yield bytes([choice]) + struct.pack("<I", len(profile)) + profile + content
     for number in range(3, 256, 4):
         yield bytes([number]) + bytes(range(64)) * (1 + number % 9)
 
