@@ -91,6 +91,16 @@ package final class LayoutCodec {
         return true
     }
 
+    /// The symbols of one layer's K or V, as `ChunkCodec.coefficients`: nil when the container does
+    /// not have them by a method with symbols. The container has the section.
+    package func coefficients(
+        _ reader: ContainerReader, layer: Int, _ kind: KVKind, into symbols: PinnedBytes?
+    ) throws(CodecFault) -> Coefficients? {
+        try ChunkCodec.coefficients(
+            reader, layer: layer, kind, into: symbols, try workspace(of: reader),
+            profile: try profile(of: reader))
+    }
+
     /// The profile that a container names.
     private func profile(of reader: ContainerReader) throws(CodecFault) -> Profile? {
         guard reader.header.profile != .none else { return nil }

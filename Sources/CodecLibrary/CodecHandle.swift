@@ -22,7 +22,12 @@ final class CodecHandle {
     func answer(_ body: () throws(CodecFault) -> kvsc_status) -> kvsc_status {
         do throws(CodecFault) {
             let status = try body()
-            note(status == KVSC_OK ? "" : "an argument is out of its range")
+            switch status {
+            case KVSC_OK: note("")
+            case KVSC_NO_COEFFICIENTS:
+                note("the section has a method without coefficients: decode it to values")
+            default: note("an argument is out of its range")
+            }
             return status
         } catch {
             note(error.text)
@@ -49,7 +54,8 @@ final class CodecHandle {
         return status
     }
 
-    private func note(_ text: String) {
+    /// Says why a call failed; cut to what `errorText` holds.
+    func note(_ text: String) {
         let bytes = Array(text.utf8.prefix(errorText.count - 1)) + [0]
         for (offset, byte) in bytes.enumerated() { errorText.store(byte, at: offset) }
     }

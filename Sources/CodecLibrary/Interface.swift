@@ -22,7 +22,7 @@ private let statusTexts: [StaticString] = [
     "ok", "truncated", "magic", "checksum", "version", "header", "directory", "length",
     "section checksum", "section", "layout", "profile missing", "profile unsuitable",
     "profile damaged", "target too small", "workspace too small", "invalid argument",
-    "unknown status",
+    "no coefficients", "unknown status",
 ]
 
 @c @implementation
@@ -206,6 +206,68 @@ func kvsc_decode_section(
             reader, layer: Int(layer), kind, as: type, into: values)
         return isThere ? KVSC_OK : KVSC_INVALID_ARGUMENT
     }
+}
+
+@c @implementation
+func kvsc_decode_coefficients(
+    _ codec: OpaquePointer!, _ container: UnsafeRawPointer!, _ containerByteCount: UInt64,
+    _ layer: UInt32, _ kind: UInt32, _ symbols: UnsafeMutablePointer<Int8>!,
+    _ capacity: UInt64, _ coefficients: UnsafeMutablePointer<kvsc_coefficients>!
+) -> kvsc_status {
+    // SAFETY: what the caller passes is as kvstore_codec.h asks for.
+    let target = unsafe output(UnsafeMutableRawPointer(symbols), capacity)
+    guard let handle = unsafe handle(codec),
+        let container = unsafe input(container, containerByteCount), unsafe coefficients != nil,
+        unsafe target != nil || (symbols == nil && capacity == 0)
+    else { return unsafe refuse(codec) }
+    var isEmbedded = false
+    let status = handle.answer(reading: container) { reader throws(CodecFault) in
+        isEmbedded = reader.header.isEmbedded
+        guard let layout = reader.layout else { throw .layout }
+        guard let kind = KVKind(rawValue: UInt8(clamping: kind)), layout.kinds.contains(kind),
+            layer < reader.header.layerCount
+        else { return KVSC_INVALID_ARGUMENT }
+        let found = try handle.codec.coefficients(
+            reader, layer: Int(layer), kind, into: target)
+        guard let found else { return KVSC_NO_COEFFICIENTS }
+        // SAFETY: not nil, and the caller's.
+        unsafe coefficients.pointee = told(found, reader.header, hasPointers: target != nil)
+        return KVSC_OK
+    }
+    if status == KVSC_PROFILE_UNSUITABLE && isEmbedded {
+        handle.note("the coefficients of an embedded container cannot be had: decode it to values")
+    }
+    return status
+}
+
+/// What a section's coefficients are, for C. The pointers are into the container.
+private func told(
+    _ found: Coefficients, _ header: ContainerHeader, hasPointers: Bool
+) -> kvsc_coefficients {
+    var told = unsafe kvsc_coefficients()
+    unsafe told.mode = header.mode.rawValue
+    unsafe told.method = found.method.rawValue
+    unsafe told.level = header.level.rawValue
+    unsafe told.value_type = header.type?.rawValue ?? 0
+    unsafe told.row_count = UInt32(found.rowCount)
+    unsafe told.column_count = UInt32(found.columnCount)
+    unsafe told.exact_row_count = UInt32(header.exactRowCount)
+    unsafe told.group_layer_count = UInt32(header.groupLayerCount)
+    unsafe told.first_position = header.firstPosition.map { Int64($0) } ?? -1
+    unsafe told.symbol_byte_count = UInt64(found.rowCount * found.columnCount)
+    unsafe told.exact_row_byte_count = UInt64(found.exactRows.count)
+    unsafe told.row_code_byte_count = UInt64(found.rowCodes.count)
+    unsafe told.escape_byte_count = UInt64(found.escapes.count)
+    // SAFETY: the field has 16 bytes; the pointers are used while the container is there.
+    unsafe withUnsafeMutableBytes(of: &told.profile_hash) {
+        unsafe $0.copyBytes(from: profileBytes(of: header.profile))
+    }
+    if hasPointers {
+        unsafe told.exact_rows = UnsafeRawPointer(found.exactRows.start)
+        unsafe told.row_codes = UnsafeRawPointer(found.rowCodes.start)
+        unsafe told.escapes = UnsafeRawPointer(found.escapes.start)
+    }
+    return unsafe told
 }
 
 @c @implementation

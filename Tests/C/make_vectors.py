@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Turns Tests/Vectors into C for test_vectors.c, which has the functions that are called here.
+"""Turns Tests/Vectors into C: vectors.h for test_vectors.c, which has the functions that are called
+here, and codec_vectors.h for test_codec.c.
 
-usage: make_vectors.py VECTORS OUTPUT
+usage: make_vectors.py VECTORS FOLDER
 """
 import json
 import pathlib
@@ -207,6 +208,40 @@ FILES = {
 }
 
 
+CODEC_VECTORS = {
+    "scalar: escapes alone": "far", "scalar: row codes of K, float32": "coded",
+    "scalar: embedded": "embedded",
+}
+
+
+def codec_vector(vector):
+    """A container with one layer in mode scalar, and what finishes its symbols: means, steps and
+    the level's step. docs/container-format.md, sections 2 and 11, say where they stand."""
+    container, profile = bytes.fromhex(vector["container"]), bytes.fromhex(vector["profile"])
+    offset, byte_count = struct.unpack_from("<II", container, 64)
+    parts, items = [container[offset:offset + byte_count], profile, container], {}
+    for index in range(struct.unpack_from("<I", profile, 12)[0]):
+        offset, byte_count, _, of_layer, kind, item = struct.unpack_from(
+            "<IIIHBB", profile, 64 + 16 * index)
+        items[item, of_layer, kind] = profile[offset:offset + byte_count]
+    mode, level = container[9], container[12]
+    levels = struct.iter_unpack("<BBBBf24s", items[2, 0, 0])
+    step = next(each[4] for each in levels if each[:2] == (level, mode))
+    columns = [f"{{{', '.join(literal(items[item, 0, kind]) for kind in range(2))}}}"
+               for item in (17, 18)]
+    fields = [f"{literal(part)}, {len(part)}" for part in parts]
+    return (f"static const struct codec_vector {CODEC_VECTORS[vector['name']]}_vector = {{\n    "
+            + ",\n    ".join([*fields, *columns, f"{float.hex(step)}f"]) + "};")
+
+
+def write_codec_vectors(folder, output):
+    vectors = json.loads((folder / "container/good-profile.json").read_text(encoding="utf-8"))
+    made = [codec_vector(each) for each in vectors if each["name"] in CODEC_VECTORS]
+    assert len(made) == len(CODEC_VECTORS)
+    output.write_text("\n".join(["// Made by Tests/C/make_vectors.py.", *made, ""]),
+                      encoding="utf-8")
+
+
 def main():
     folder, output = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
     lines = ["// Made by Tests/C/make_vectors.py.", "static void run_vectors(void) {",
@@ -220,7 +255,8 @@ def main():
         print(f"  vectors {name}: {len(made) - skipped}"
               + (f", and {skipped} that this client never says" if skipped else ""))
     lines.append("}\n")
-    output.write_text("\n".join(lines), encoding="utf-8")
+    (output / "vectors.h").write_text("\n".join(lines), encoding="utf-8")
+    write_codec_vectors(folder, output / "codec_vectors.h")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ if [ -n "${VALGRIND:-}" ]; then
     kind=debug sanitize=
 fi
 CC=$compiler BUILD_DIRECTORY=$work dev/build-libkvstore $kind >/dev/null
-python3 Tests/C/make_vectors.py Tests/Vectors "$work/vectors.h"
+python3 Tests/C/make_vectors.py Tests/Vectors "$work"
 codec=()
 if [ -n "${CODEC_FOLDER:-}" ]; then
     codec=(-DWITH_CODEC -L"$CODEC_FOLDER" "-Wl,-rpath,$CODEC_FOLDER" -lkvstore-codec)

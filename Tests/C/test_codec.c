@@ -8,7 +8,24 @@
 #include "COpenSSL.h"
 
 #ifdef WITH_CODEC
+#include <math.h>
+
 #include "kvstore_codec.h"
+
+/// A container with one layer in mode scalar, and what finishes its symbols.
+struct codec_vector {
+    const char *description;
+    size_t description_byte_count;
+    const char *profile;
+    size_t profile_byte_count;
+    const char *container;
+    size_t container_byte_count;
+    const char *means[2];  // little-endian float32, of K and of V
+    const char *steps[2];
+    float level_step;
+};
+
+#include "codec_vectors.h"
 #endif
 
 // A codec that packs runs of one byte: "RUN1", the byte, the level, zeros, count and position -----
@@ -330,9 +347,143 @@ static void exercise_codec_library(kvs_client *client, uint32_t seed) {
     CHECK(kvsc_last_error_text(codec)[0] == '\0');
     kvsc_close(codec);
 }
+
+/// A codec with the description and the profile of a vector.
+static kvsc_codec *open_vector(const struct codec_vector *vector) {
+    kvsc_codec *codec = NULL;
+    CHECK(kvsc_open(vector->description, vector->description_byte_count, 1 << 20, &codec) ==
+          KVSC_OK);
+    CHECK(kvsc_add_profile(codec, vector->profile, vector->profile_byte_count, NULL) == KVSC_OK);
+    return codec;
+}
+
+static float float_at(const char *numbers, size_t index) {
+    float number;
+    memcpy(&number, numbers + 4 * index, 4);
+    return number;
+}
+
+/// Finishes the symbols of a section of float32 that is not turned: section 9 of
+/// docs/container-format.md, whose roundings the statements are cut by.
+static void finish_scalar(const struct codec_vector *vector, uint32_t kind,
+                          const kvsc_coefficients *told, const int8_t *symbols, float *values) {
+    const uint8_t *codes = told->row_codes, *escapes = told->escapes;
+    const uint8_t *end = escapes + told->escape_byte_count;
+    for (size_t row = 0; row < told->row_count; row += 1) {
+        float factor = 1;
+        if (told->row_code_byte_count != 0) {
+            int code = codes[row / 2] >> (4 * (row % 2)) & 15;
+            factor = (float)exp2((code - 8) / 4.0);
+        }
+        for (size_t column = 0; column < told->column_count; column += 1) {
+            size_t place = row * told->column_count + column;
+            int32_t symbol = symbols[place];
+            if (symbol == -128 && escapes < end) {
+                uint32_t listed;
+                memcpy(&listed, escapes, 4);
+                memcpy(&symbol, escapes + 4, 4);
+                CHECK(listed == place);
+                escapes += 8;
+            }
+            float step = float_at(vector->steps[kind], column) * vector->level_step;
+            step *= factor;
+            float difference = (float)symbol * step;
+            values[place] = float_at(vector->means[kind], column) + difference;
+        }
+    }
+    CHECK(escapes == end);
+}
+
+/// A section's coefficients, finished here, are the values that the library decodes.
+static void exercise_coefficients(const struct codec_vector *vector, uint32_t kind,
+                                  uint64_t row_code_byte_count, uint64_t escape_byte_count) {
+    enum { CAPACITY = 4096, GUARD = 99 };
+    static int8_t symbols[CAPACITY];
+    static float values[CAPACITY], expected[CAPACITY];
+    kvsc_codec *codec = open_vector(vector);
+    kvsc_coefficients sizes, told;
+    kvsc_info info;
+    const void *container = vector->container;
+    uint64_t byte_count = vector->container_byte_count;
+    CHECK(kvsc_inspect(codec, container, byte_count, &info) == KVSC_OK);
+    CHECK(kvsc_decode_coefficients(codec, container, byte_count, 0, kind, NULL, 0, &sizes) ==
+          KVSC_OK);
+    CHECK(sizes.exact_rows == NULL && sizes.row_codes == NULL && sizes.escapes == NULL);
+    CHECK(sizes.mode == 4 && sizes.method == 5 && sizes.level == info.level);
+    CHECK(sizes.value_type == 3 && sizes.exact_row_count == 0 && sizes.group_layer_count == 0);
+    CHECK(sizes.first_position == info.first_position && sizes.exact_row_byte_count == 0);
+    CHECK(memcmp(sizes.profile_hash, info.profile_hash, 16) == 0);
+    CHECK(sizes.row_count == info.token_count);
+    CHECK(sizes.column_count == (kind == 0 ? info.key_column_count : info.value_column_count));
+    CHECK(sizes.symbol_byte_count == (uint64_t)sizes.row_count * sizes.column_count);
+    CHECK(sizes.row_code_byte_count == row_code_byte_count);
+    CHECK(sizes.escape_byte_count == escape_byte_count);
+    if (sizes.symbol_byte_count < CAPACITY) {
+        memset(symbols, GUARD, sizeof symbols);
+        CHECK(kvsc_decode_coefficients(codec, container, byte_count, 0, kind, symbols,
+                                       sizes.symbol_byte_count, &told) == KVSC_OK);
+        CHECK(symbols[sizes.symbol_byte_count] == GUARD);
+        CHECK(told.escape_byte_count == sizes.escape_byte_count);
+        finish_scalar(vector, kind, &told, symbols, values);
+        CHECK(kvsc_decode_section(codec, container, byte_count, 0, kind, 3, expected,
+                                  4 * sizes.symbol_byte_count) == KVSC_OK);
+        CHECK(memcmp(values, expected, 4 * sizes.symbol_byte_count) == 0);
+    }
+    CHECK(kvsc_decode_coefficients(codec, container, byte_count, 0, kind, symbols,
+                                   sizes.symbol_byte_count - 1,
+                                   &told) == KVSC_TARGET_TOO_SMALL);
+    kvsc_close(codec);
+}
+
+static void exercise_coefficient_refusals(void) {
+    static int8_t symbols[4096];
+    uint8_t container[4096], payload[1024] = {0};
+    uint64_t byte_count = 0;
+    kvsc_coefficients told;
+    const struct codec_vector *vector = &far_vector;
+    kvsc_codec *codec = open_vector(vector);
+    CHECK(kvsc_decode_coefficients(codec, vector->container, vector->container_byte_count, 1, 0,
+                                   symbols, sizeof symbols, &told) == KVSC_INVALID_ARGUMENT);
+    CHECK(kvsc_decode_coefficients(codec, vector->container, vector->container_byte_count, 0, 2,
+                                   symbols, sizeof symbols, &told) == KVSC_INVALID_ARGUMENT);
+    CHECK(kvsc_decode_coefficients(codec, vector->container, vector->container_byte_count, 0, 0,
+                                   symbols, sizeof symbols, NULL) == KVSC_INVALID_ARGUMENT);
+    CHECK(kvsc_decode_coefficients(codec, vector->container, vector->container_byte_count, 0, 0,
+                                   NULL, 1, &told) == KVSC_INVALID_ARGUMENT);
+    CHECK(kvsc_encode(codec, payload, sizeof payload, KVS_LEVEL_LOSSLESS, 0, container,
+                      sizeof container, &byte_count) == KVSC_OK);
+    CHECK(kvsc_decode_coefficients(codec, container, byte_count, 0, 0, symbols, sizeof symbols,
+                                   &told) == KVSC_NO_COEFFICIENTS);
+    CHECK(strcmp(kvsc_status_text(KVSC_NO_COEFFICIENTS), "no coefficients") == 0);
+    CHECK(strstr(kvsc_last_error_text(codec), "without coefficients") != NULL);
+    kvsc_close(codec);
+
+    vector = &embedded_vector;
+    codec = open_vector(vector);
+    CHECK(kvsc_decode_coefficients(codec, vector->container, vector->container_byte_count, 0, 0,
+                                   symbols, sizeof symbols, &told) == KVSC_PROFILE_UNSUITABLE);
+    CHECK(strstr(kvsc_last_error_text(codec), "embedded") != NULL);
+    kvsc_close(codec);
+
+    CHECK(kvsc_open(NULL, 0, 1 << 20, &codec) == KVSC_OK);
+    CHECK(kvsc_decode_coefficients(codec, vector->container, vector->container_byte_count, 0, 0,
+                                   symbols, sizeof symbols, &told) == KVSC_PROFILE_MISSING);
+    CHECK(kvsc_encode(codec, payload, sizeof payload, KVS_LEVEL_ZSTD, -1, container,
+                      sizeof container, &byte_count) == KVSC_OK);
+    CHECK(kvsc_decode_coefficients(codec, container, byte_count, 0, 0, symbols, sizeof symbols,
+                                   &told) == KVSC_LAYOUT);
+    kvsc_close(codec);
+}
 #endif
 
 void test_codec(void) {
+#ifdef WITH_CODEC
+    for (uint32_t kind = 0; kind < 2; kind += 1) {
+        exercise_coefficients(&far_vector, kind, 0, kind == 0 ? 2608 : 2672);
+        exercise_coefficients(&coded_vector, kind, kind == 0 ? 1 : 0, 16);
+    }
+    exercise_coefficient_refusals();
+#endif
     struct server server = server_start("shared");
     kvs_client *client = open_client(server.unix_address, 0, 5000);
     exercise_run_codec(client, 1);

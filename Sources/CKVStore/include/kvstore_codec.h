@@ -47,7 +47,8 @@ typedef enum kvsc_status {
     KVSC_PROFILE_DAMAGED = 13,
     KVSC_TARGET_TOO_SMALL = 14,
     KVSC_WORKSPACE_TOO_SMALL = 15, ///< more bytes than kvsc_open was told of
-    KVSC_INVALID_ARGUMENT = 16
+    KVSC_INVALID_ARGUMENT = 16,
+    KVSC_NO_COEFFICIENTS = 17      ///< the section has a method without them
 } kvsc_status;
 
 /// Constant name of a status, such as "profile missing"; never NULL.
@@ -127,6 +128,45 @@ kvsc_status kvsc_decode_layers(kvsc_codec *codec, const void *container,
 kvsc_status kvsc_decode_section(kvsc_codec *codec, const void *container,
                                 uint64_t container_byte_count, uint32_t layer, uint32_t kind,
                                 uint32_t value_type, void *values, uint64_t byte_count);
+
+/// One layer's K or V between the two halves of decoding: what finishes its symbols, on a GPU for
+/// example, by sections 9 and 10 of docs/container-format.md. Numbers are little-endian and may
+/// have any alignment. The pointers are into the container, and end with it.
+typedef struct kvsc_coefficients {
+    uint8_t mode;                  ///< of the container, as in kvsc_info
+    uint8_t method;                ///< of this section: 5 scalar (section 9), 6 predicted (10)
+    uint8_t level;                 ///< that was asked for; the profile has its step
+    uint8_t value_type;            ///< of exact rows, as for kvsc_decode_section
+    uint32_t row_count;            ///< R: tokens behind the exact ones
+    uint32_t column_count;         ///< C: symbols of a row
+    uint32_t exact_row_count;      ///< E: tokens at the beginning that have no symbols
+    uint32_t group_layer_count;    ///< layers of a group in mode predictive, else 0
+    int64_t first_position;        ///< of the chunk's first token; row 0 is E behind it; -1: none
+    uint64_t symbol_byte_count;    ///< R x C
+    uint64_t exact_row_byte_count;
+    uint64_t row_code_byte_count;  ///< 0: the level has no row codes for this kind
+    uint64_t escape_byte_count;    ///< 8 for each symbol of -128
+    const void *exact_rows;        ///< E x C values as the payload has them, after RoPE
+    const void *row_codes;         ///< two to a byte, an earlier row in the low half
+    const void *escapes;           ///< by rising place: u32 row x C + column, signed 32-bit q
+    uint8_t profile_hash[16];
+} kvsc_coefficients;
+
+/// Decodes one layer's K (kind 0) or V (kind 1) as far as its symbols: signed bytes [row][column],
+/// columns in order, or coefficients in mode predictive. `symbols` has room for at least
+/// `symbol_byte_count`, which is never above token count x column count of kvsc_inspect.
+///
+/// With NULL and a capacity of 0 it decodes nothing and tells all but the pointers, which are NULL;
+/// only a call with symbols has checked the escapes. KVSC_NO_COEFFICIENTS: this section, like any
+/// of another method, is for kvsc_decode_section. KVSC_PROFILE_UNSUITABLE: the container is
+/// embedded, or the profile lacks its level. KVSC_TARGET_TOO_SMALL: the capacity is.
+/// KVSC_LAYOUT for a container of opaque bytes, KVSC_INVALID_ARGUMENT for a layer or kind that it
+/// has not. `coefficients` is written when the call returns KVSC_OK. One rANS stream is decoded,
+/// and no other section is read.
+kvsc_status kvsc_decode_coefficients(kvsc_codec *codec, const void *container,
+                                     uint64_t container_byte_count, uint32_t layer, uint32_t kind,
+                                     int8_t *symbols, uint64_t capacity,
+                                     kvsc_coefficients *coefficients);
 
 /// Fills `functions` so that libkvstore encodes and decodes by this codec, which must outlive them.
 void kvsc_attach(kvsc_codec *codec, kvs_codec *functions);

@@ -23,13 +23,15 @@ package struct Coefficients {
 extension ChunkCodec {
     /// Decodes the symbols of one layer's K or V alone, so that something else can finish them
     /// (docs/container-format.md, section 10): signed bytes [row][column], columns or coefficients
-    /// in natural order, into the start of `symbols`, which has a byte for each value of a section.
+    /// in natural order, into the start of `symbols`, which has a byte for each of them. Without
+    /// `symbols` it reads the section but decodes nothing, and whether the escapes are in order is
+    /// not known.
     ///
     /// Nil for a section of another method, which `decode` knows. Throws `layout` for a container
     /// that has no layers, `profileUnsuitable` for an embedded one. Cost: one rANS stream; no other
     /// section is read.
     package static func coefficients(
-        _ reader: ContainerReader, layer: Int, _ kind: KVKind, into symbols: PinnedBytes,
+        _ reader: ContainerReader, layer: Int, _ kind: KVKind, into symbols: PinnedBytes?,
         _ workspace: CodecWorkspace, profile: Profile?
     ) throws(CodecFault) -> Coefficients? {
         guard
@@ -41,7 +43,7 @@ extension ChunkCodec {
 
 extension TensorDecoder {
     fileprivate func coefficients(
-        layer: Int, _ kind: KVKind, into symbols: PinnedBytes
+        layer: Int, _ kind: KVKind, into symbols: PinnedBytes?
     ) throws(CodecFault) -> Coefficients? {
         let index = reader.index(layer: layer, kind)
         let method = reader[index].method
@@ -60,24 +62,25 @@ extension TensorDecoder {
             profile.levels[known].hasRowCodes(kind) ? RowCodes.byteCount(rowCount: rowCount) : 0
         let header = try StreamHeader(
             section, restByteCount: shape.exactByteCount + codeByteCount)
-        guard rowCount > 0, symbols.count >= rowCount * shape.columnCount else {
-            throw rowCount > 0 ? .targetTooSmall : .section
-        }
-        if method == .scalar {
-            let columns = profile.scaledColumns(known, layer: layer, kind)
-            try decodeSymbols(section, header, columns.coded, rowCount: rowCount)
-            columns.spread(workspace.kernels.packed, rowCount: rowCount, into: symbols)
-        } else {
-            guard let coded = profile.predictedSection(layer: layer, kind).coefficients[known]
-            else { throw .profileUnsuitable }
-            try decodeSymbols(section, header, coded.coded, rowCount: rowCount)
-            coded.coded.spread(
-                workspace.kernels.packed, rowCount: rowCount, into: symbols
-            ) { $0 }
-        }
+        guard rowCount > 0 else { throw .section }
         let escapes = header.escapes(section)
-        guard hasEscapes(escapes, header.escapeCount, symbols, shape, rowCount) else {
-            throw .section
+        if let symbols {
+            guard symbols.count >= rowCount * shape.columnCount else { throw .targetTooSmall }
+            if method == .scalar {
+                let columns = profile.scaledColumns(known, layer: layer, kind)
+                try decodeSymbols(section, header, columns.coded, rowCount: rowCount)
+                columns.spread(workspace.kernels.packed, rowCount: rowCount, into: symbols)
+            } else {
+                guard let coded = profile.predictedSection(layer: layer, kind).coefficients[known]
+                else { throw .profileUnsuitable }
+                try decodeSymbols(section, header, coded.coded, rowCount: rowCount)
+                coded.coded.spread(
+                    workspace.kernels.packed, rowCount: rowCount, into: symbols
+                ) { $0 }
+            }
+            guard hasEscapes(escapes, header.escapeCount, symbols, shape, rowCount) else {
+                throw .section
+            }
         }
         let rests = header.rests(section, count: shape.exactByteCount + codeByteCount)
         return Coefficients(

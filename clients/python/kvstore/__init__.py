@@ -33,7 +33,7 @@ from kvstore.errors import (
     VersionMismatch,
     WrongState,
 )
-from kvstore.codec import Codec, ContainerInfo, Level
+from kvstore.codec import Codec, Coefficients, ContainerInfo, Level
 from kvstore.queue import Completion, KeyResult, Queue
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "ChunkInfo",
     "Client",
     "Codec",
+    "Coefficients",
     "Completion",
     "ConnectionLost",
     "ContainerInfo",

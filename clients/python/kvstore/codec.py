@@ -24,6 +24,8 @@ _PAYLOAD_BYTE_COUNT_MAX = 1 << 28
 _TARGET_TOO_SMALL = 14
 _VALUE_TYPES = {"float16": 1, "bfloat16": 2, "float32": 3, "float8_e4m3": 4, "float8_e5m2": 5}
 _VALUE_BYTES = {1: 2, 2: 2, 3: 4, 4: 1, 5: 1}
+_VALUE_TYPE_NAMES = {number: name for name, number in _VALUE_TYPES.items()}
+_METHODS = {5: "scalar", 6: "predicted"}
 _MODES = ("raw", "zstd", "lossless", "cachegen", "scalar", "predictive")
 
 
@@ -57,6 +59,26 @@ class ContainerInfo(NamedTuple):
     profile_hash: bytes | None
 
 
+class Coefficients(NamedTuple):
+    """One layer's K or V between the two halves of decoding; docs/container-format.md, section 10,
+    says what finishes it. Buffers are what they are in the container, little-endian."""
+
+    mode: str  # of the container
+    method: str  # of this section: scalar, predicted
+    level: Level  # the profile has its step
+    dtype: str  # of exact rows
+    row_count: int  # R: tokens behind the exact ones
+    column_count: int  # C
+    exact_row_count: int
+    group_layer_count: int  # of mode predictive, else 0
+    first_position: int | None  # of the chunk's first token, which may be an exact one
+    profile_hash: bytes
+    symbols: memoryview  # signed bytes [R, C]; columns, or coefficients, in natural order
+    exact_rows: bytes  # values row by row, after RoPE
+    row_codes: bytes  # two to a byte; empty where the level has none
+    escapes: bytes  # of 8 each, for each symbol of -128: u32 row * C + column, signed 32-bit q
+
+
 class _Info(ctypes.Structure):
     _fields_ = [
         ("mode", ctypes.c_uint8),
@@ -72,6 +94,28 @@ class _Info(ctypes.Structure):
         ("payload_byte_count", c_uint64),
         ("profile_hash", ctypes.c_uint8 * _HASH_BYTES),
         ("layout", ctypes.c_uint8 * _native.LAYOUT_BYTES),
+    ]
+
+
+class _Coefficients(ctypes.Structure):
+    _fields_ = [
+        ("mode", ctypes.c_uint8),
+        ("method", ctypes.c_uint8),
+        ("level", ctypes.c_uint8),
+        ("value_type", ctypes.c_uint8),
+        ("row_count", c_uint32),
+        ("column_count", c_uint32),
+        ("exact_row_count", c_uint32),
+        ("group_layer_count", c_uint32),
+        ("first_position", c_int64),
+        ("symbol_byte_count", c_uint64),
+        ("exact_row_byte_count", c_uint64),
+        ("row_code_byte_count", c_uint64),
+        ("escape_byte_count", c_uint64),
+        ("exact_rows", c_void_p),
+        ("row_codes", c_void_p),
+        ("escapes", c_void_p),
+        ("profile_hash", ctypes.c_uint8 * _HASH_BYTES),
     ]
 
 
@@ -92,6 +136,8 @@ _FUNCTIONS = {
     "kvsc_decode_layers": (c_int, [*_CONTAINER, c_uint32, c_uint32, c_void_p, c_uint64]),
     "kvsc_decode_section": (
         c_int, [*_CONTAINER, c_uint32, c_uint32, c_uint32, c_void_p, c_uint64]),
+    "kvsc_decode_coefficients": (
+        c_int, [*_CONTAINER, c_uint32, c_uint32, c_void_p, c_uint64, POINTER(_Coefficients)]),
     "kvsc_attach": (None, [c_void_p, POINTER(_native.CodecFunctions)]),
 }
 
@@ -237,6 +283,35 @@ class Codec:
                 handle, source.address, source.byte_count, layer, kind, value_type, address,
                 max(1, count)))
         return values
+
+    def coefficients(self, container: Any, layer: int, kind: int) -> Coefficients:
+        """One layer's K (kind 0) or V (kind 1) as far as its symbols, for what finishes them
+        elsewhere, such as a GPU. Sections of modes scalar and predictive have them; for others the
+        `reason` of NotDecoded is "no coefficients", and for embedded containers "profile
+        unsuitable": those are for `decode_section`."""
+        if layer < 0 or kind not in (0, 1):
+            raise errors.InvalidArgument("layers count from 0; kinds are 0 and 1")
+        told = _Coefficients()
+        with _native.held(container) as source, self._turn() as handle:
+            arguments = (handle, source.address, source.byte_count, layer, kind)
+            self._check(handle, self._library.kvsc_decode_coefficients(
+                *arguments, None, 0, ctypes.byref(told)))
+            symbols, address = _native.new_bytearray(told.symbol_byte_count)
+            self._check(handle, self._library.kvsc_decode_coefficients(
+                *arguments, address, len(symbols), ctypes.byref(told)))
+            # Copies, since they stand in the container.
+            exact_rows = ctypes.string_at(told.exact_rows, told.exact_row_byte_count)
+            row_codes = ctypes.string_at(told.row_codes, told.row_code_byte_count)
+            escapes = ctypes.string_at(told.escapes, told.escape_byte_count)
+        return Coefficients(
+            mode=_MODES[told.mode], method=_METHODS[told.method], level=Level(told.level),
+            dtype=_VALUE_TYPE_NAMES[told.value_type], row_count=told.row_count,
+            column_count=told.column_count, exact_row_count=told.exact_row_count,
+            group_layer_count=told.group_layer_count,
+            first_position=None if told.first_position < 0 else told.first_position,
+            profile_hash=bytes(told.profile_hash),
+            symbols=memoryview(symbols).cast("b", (told.row_count, told.column_count)),
+            exact_rows=exact_rows, row_codes=row_codes, escapes=escapes)
 
     # Parts of the above --------------------------------------------------------------------------
 

@@ -161,6 +161,73 @@ def test_layers_and_sections(codec):
         codec.decode_layers(codec.encode(b"opaque", Level.Q2), range(1), target)
 
 
+class FinishedElsewhere(container_reader.Container):
+    """The second reader, whose rANS streams are the codec's coefficients."""
+
+    def __init__(self, content, codec):
+        super().__init__(content)
+        self.codec, self.found = codec, []
+
+    def _found(self, decode, section, layer, kind, *rest):
+        self.found.append(self.codec.coefficients(self.content, layer, kind))
+        return decode(section, layer, kind, *rest)
+
+    def _scalar(self, *arguments):
+        return self._found(super()._scalar, *arguments)
+
+    def _predicted(self, *arguments):
+        return self._found(super()._predicted, *arguments)
+
+    def stream(self, *_):
+        found = self.found[-1]
+        rest = found.exact_rows + found.row_codes + found.escapes
+        return numpy.array(found.symbols).astype(int), rest, len(found.escapes) // 8
+
+
+@pytest.mark.parametrize("name, method", [
+    ("scalar: K before RoPE", "scalar"), ("scalar: exact rows, float16", "scalar"),
+    ("scalar: row codes of K, float32", "scalar"), ("scalar: escapes alone", "scalar"),
+    ("scalar: row codes of V", "scalar"), ("predicted: two groups", "predicted"),
+    ("predicted: row codes", "predicted"),
+])  # fmt: skip
+def test_coefficients_are_finished_elsewhere_to_the_same_bytes(monkeypatch, name, method):
+    container, profile, description, expected = profile_vector(name)
+    with Codec(description, profile=profile) as codec:
+        reader = FinishedElsewhere(container, codec)
+        monkeypatch.setattr(container_reader, "stream", reader.stream)
+        assert reader.payload(profile) == codec.decode(container) == expected
+        info = codec.inspect(container)
+    assert method in [each.method for each in reader.found]
+    for found in reader.found:
+        assert found.symbols.shape == (found.row_count, found.column_count)
+        assert found.row_count + found.exact_row_count == info.token_count
+        assert (found.mode, found.level, found.first_position, found.profile_hash) == (
+            info.mode, info.level, info.first_position, info.profile_hash)
+        assert found.group_layer_count == reader.group
+        places = numpy.frombuffer(found.escapes, "<u4")[::2]
+        assert numpy.array_equal(places, numpy.flatnonzero(numpy.array(found.symbols) == -128))
+
+
+def test_coefficients_that_cannot_be_had():
+    container, profile, description, payload_ = profile_vector("scalar: embedded")
+    with Codec(description, profile=profile) as codec:
+        for wrong, reason, text in [
+                (container, "profile unsuitable", "embedded"),
+                (codec.encode(payload_, Level.LOSSLESS), "no coefficients", "decode it to values"),
+                (Codec().encode(b"opaque", Level.ZSTD), "layout", "no layers"),
+                (container[:-1], "truncated", "cut off")]:
+            with pytest.raises(kvstore.NotDecoded, match=text) as refusal:
+                codec.coefficients(wrong, 0, 0)
+            assert refusal.value.reason == reason
+        with pytest.raises(kvstore.NotDecoded, match="out of its range"):
+            codec.coefficients(container, 100, 0)
+        for layer, kind in [(0, 2), (0, -1), (-1, 0)]:
+            with pytest.raises(kvstore.InvalidArgument):
+                codec.coefficients(container, layer, kind)
+    with Codec(description) as codec, pytest.raises(kvstore.NotDecoded, match="needs profile"):
+        codec.coefficients(container, 0, 0)
+
+
 def many_tokens(source):
     """A payload of that vector's layout [layer, kv, token, head, channel] with 32 times the tokens,
     so that its container is smaller."""
