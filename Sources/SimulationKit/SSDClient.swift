@@ -413,7 +413,11 @@ actor SSDClient {
                 continue
             }
             let candidates = simulation.model.visible(key: key, from: began, to: reactor.now())
-            if !candidates.contains(where: { UInt64($0.byteCount) == record.chunkByteCount }) {
+            // What is encoded is smaller.
+            let fits: (UInt64) -> Bool =
+                record.level == 0
+                ? { $0 == record.chunkByteCount } : { $0 > record.chunkByteCount }
+            if !candidates.contains(where: { fits(UInt64($0.byteCount)) }) {
                 fail("LOOKUP found \(record.chunkByteCount) bytes that cannot be there", key)
             }
         }
