@@ -28,6 +28,8 @@ PREDICTIVE_LEVELS = (Level(3, 0.15), Level(4, 0.42), Level(5, 0.8), Level(6, 1.6
 LEARNING_LEVEL = 1
 GROUP = 15
 LOOKBACK = 2
+# With gradients, rows of V have codes where these make errors in V cost less than this share.
+ROW_CODES_WORTHWHILE = 0.5
 
 
 @dataclass
@@ -73,9 +75,13 @@ def learn(dumps: np.ndarray, gradients: np.ndarray | None, *, scalar_ridge: floa
         progress("what errors cost")
     profile.scalars = scalar.learn(learner.sections(), learner.fisher, profile.layer_count,
                                    scalar_ridge)
-    if gradients is None:  # only now are there steps, and by them codes of rows
+    # Only now are there steps, and by them codes of rows.
+    if gradients is None or learner.cost_with_row_codes(gradients) < ROW_CODES_WORTHWHILE:
         profile.has_row_codes = (False, True)
-        profile.scalars = scalar.learn(learner.sections(), None, profile.layer_count, scalar_ridge)
+        if gradients is not None:
+            learner.learn_costs(gradients)
+        profile.scalars = scalar.learn(learner.sections(), learner.fisher, profile.layer_count,
+                                       scalar_ridge)
     progress("means and steps")
     samples = learner.scalar_samples()
     if with_predictors:
@@ -115,12 +121,34 @@ class _Learner:
             yield place, rows, self.factors(place, rows)
 
     def learn_costs(self, gradients: np.ndarray) -> None:
-        """The Fisher matrix of each section: the mean of the gradients' outer products."""
+        """The Fisher matrix of each section: the mean of the gradients' outer products, by errors
+        that are multiplied by their rows' factors."""
         self.fisher = {}
-        for layer, kind in self.places:
-            part = np.asarray(gradients[:, :, layer, kind, scalar.EXACT_ROWS:], np.float32)
+        for place in self.places:
+            part = _of_place(gradients, place) * self._factors_of(gradients, place)
             rows = part.reshape(-1, part.shape[-1])
-            self.fisher[layer, kind] = (rows.T @ rows).astype(np.float64) / len(rows)
+            self.fisher[place] = (rows.T @ rows).astype(np.float64) / len(rows)
+
+    def cost_with_row_codes(self, gradients: np.ndarray) -> float:
+        """What errors in V cost when its rows have codes, beside what they cost without: the
+        geometric mean over the layers. Bits are the same, since that of factors is 1."""
+        before = self.profile.has_row_codes
+        self.profile.has_row_codes = (False, True)
+        ratios = []
+        for place in self.places[1::2]:
+            squares = (_of_place(gradients, place) * self.profile.scalars[place].steps) ** 2
+            with_codes = squares * self._factors_of(gradients, place) ** 2
+            ratios.append(np.log(with_codes.sum(dtype=np.float64) / squares.sum(dtype=np.float64)))
+        self.profile.has_row_codes = before
+        return float(np.exp(np.mean(ratios)))
+
+    def _factors_of(self, gradients: np.ndarray, place: tuple[int, int]) -> np.ndarray:
+        """`[passage, 1, row, 1]`, of the rows that gradients are by."""
+        if not self.profile.has_row_codes[place[1]]:
+            return np.ones((1, 1, 1, 1), np.float32)
+        row_count = gradients.shape[4] - scalar.EXACT_ROWS
+        factors = self.factors(place, self.rows(place)).reshape(len(self.dumps), -1)
+        return factors[:len(gradients), None, :row_count, None]
 
     def scalar_samples(self) -> list:
         samples = []
@@ -172,6 +200,11 @@ class _Learner:
             if kind == 1:
                 self.progress(f"predictors of layer {layer}")
         return samples
+
+
+def _of_place(gradients: np.ndarray, place: tuple[int, int]) -> np.ndarray:
+    """`[passage, draw, row, column]`."""
+    return np.asarray(gradients[:, :, place[0], place[1], scalar.EXACT_ROWS:], np.float32)
 
 
 def _learn_exponents(profile, dumps, turn, passage_count: int = 12) -> None:

@@ -118,6 +118,29 @@ def test_rows_of_v_have_codes_where_no_gradients_tell_more(profile, dumps):
         [1, 2, 0.25, 2 ** 0.25])
 
 
+def test_rows_of_v_have_codes_where_small_rows_cost_most(dumps):
+    """As in a model whose sliding windows make some rows attract all attention."""
+    generator = np.random.default_rng(SEED)
+    small = generator.choice(np.arange(4, 68), 12, replace=False)
+    rows = dumps.copy()
+    means = rows[:, :, 1].mean((0, 2), keepdims=True)[0]
+    rows[:, :, 1, small] = means + 0.1 * (rows[:, :, 1, small] - means)
+    gradients = generator.normal(size=(3, 2, LAYERS, 2, 68, COLUMNS))
+    even = learning.learn(rows, gradients, with_predictors=False)
+    assert even.has_row_codes == (False, False)
+    gradients[:, :, :, 1, small] *= 20
+    coded = learning.learn(rows, gradients, with_predictors=False)
+    assert coded.has_row_codes == (False, True)
+    for layer in range(LAYERS):
+        codes = coded.row_codes_of((layer, 1), rows[0, layer, 1, 4:]).astype(int)
+        is_small = np.isin(np.arange(4, 68), small)
+        assert codes[is_small].max() < codes[~is_small].min()
+        # What V's gradients say counts with the codes, too: its steps are finer beside K's.
+        beside_keys = [np.median(each.scalars[layer, 1].steps / each.scalars[layer, 0].steps)
+                       for each in (even, coded)]
+        assert beside_keys[1] < beside_keys[0]
+
+
 def test_row_codes_are_packed_in_pairs():
     assert row_codes.packed(np.array([1, 2, 15], np.uint8)) == bytes([0x21, 0x0F])
     assert row_codes.packed(np.array([7, 8], np.uint8)) == bytes([0x87])
