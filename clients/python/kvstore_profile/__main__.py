@@ -10,6 +10,9 @@ Learns a profile of a model of transformers from passages, one JSON object with 
   --draws N          of the model's answers to each of these passages (default 2)
   --threads N        of torch (default 1)
   --no-predictors    mode scalar alone: a profile of less than a megabyte
+  --scalar-steps A,B,C,D       level steps of Q1 to Q4 in mode scalar, for a model that is more or
+                               less sensitive than those the defaults come from
+  --predictive-steps A,B,C,D   the same in mode predictive
   --require NAME=VALUE   a field that a layout's description must have; may be given again
 """
 from __future__ import annotations
@@ -29,6 +32,14 @@ from kvstore_profile.rotary import rotate
 GRADIENT_SCALE = 64
 
 
+def levels(text: str) -> tuple[learning.Level, ...]:
+    """Of four steps, finest first."""
+    steps = [float(step) for step in text.split(",")]
+    if len(steps) != 4 or not 0 < steps[0] < steps[1] < steps[2] < steps[3] < float("inf"):
+        raise argparse.ArgumentTypeError("four steps, each larger than the one before")
+    return tuple(learning.Level(3 + index, step) for index, step in enumerate(steps))
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(usage=__doc__.removeprefix("usage: "), add_help=False)
     parser.add_argument("model")
@@ -40,6 +51,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-predictors", action="store_true")
+    parser.add_argument("--scalar-steps", type=levels, default=learning.SCALAR_LEVELS)
+    parser.add_argument("--predictive-steps", type=levels, default=learning.PREDICTIVE_LEVELS)
     parser.add_argument("--require", action="append", default=[], metavar="NAME=VALUE")
     return parser.parse_args()
 
@@ -95,6 +108,7 @@ def main() -> None:
         tell(f"keys and values of {len(chosen)} passages")
         profile = learning.learn(
             dumps, gradients, with_predictors=not options.no_predictors, progress=tell,
+            scalar_levels=options.scalar_steps, predictive_levels=options.predictive_steps,
             turn=lambda keys, layer: rotate(keys, shape, layer))
     requirements: dict[str, str | int] = {
         "layers": shape.layer_count, "kv_heads": shape.head_count, "head_dim": shape.head_dim}

@@ -61,6 +61,8 @@ class Profile:
 
 def learn(dumps: np.ndarray, gradients: np.ndarray | None, *, scalar_ridge: float = 0.1,
           predictive_ridge: float = 0.5, with_predictors: bool = True,
+          scalar_levels: tuple[Level, ...] = SCALAR_LEVELS,
+          predictive_levels: tuple[Level, ...] = PREDICTIVE_LEVELS,
           turn: Callable[[np.ndarray, int], np.ndarray] | None = None,
           progress: Callable[[str], None] = lambda line: None) -> Profile:
     """`dumps`: `[passage, layer, kind, token, column]`, each passage from position 0 on, keys
@@ -70,6 +72,7 @@ def learn(dumps: np.ndarray, gradients: np.ndarray | None, *, scalar_ridge: floa
     """
     learner = _Learner(dumps, progress)
     profile = learner.profile
+    profile.scalar_levels, profile.predictive_levels = scalar_levels, predictive_levels
     if gradients is not None:
         learner.learn_costs(gradients)
         progress("what errors cost")

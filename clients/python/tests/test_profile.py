@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a profile is learnt by, and what it is written as; on made-up keys and values."""
+import argparse
 import pathlib
 import struct
 import sys
@@ -10,6 +11,7 @@ import xxhash
 
 from kvstore_profile import (container, learning, lossless, predictive, rans, row_codes, scalar,
                              tables)
+from kvstore_profile import __main__ as learner_program
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / "dev" / "codec-evaluation"))
 import scoring  # noqa: E402
@@ -116,6 +118,19 @@ def test_rows_of_v_have_codes_where_no_gradients_tell_more(profile, dumps):
     assert codes.min() >= 0 and codes.max() <= row_codes.HIGHEST
     assert row_codes.factors(np.array([8, 12, 0, 9])).ravel() == pytest.approx(
         [1, 2, 0.25, 2 ** 0.25])
+
+
+def test_a_model_can_have_steps_of_its_own(dumps):
+    wanted = learner_program.levels("0.1,0.3,0.6,1.2")
+    own = learning.learn(dumps, None, scalar_levels=wanted, predictive_levels=wanted)
+    data = container.encode(own, {"layers": LAYERS},
+                            container.rotation(np.array([[1.0]]), (0,) * LAYERS), "")
+    for of_mode in (container.decode(data).scalar_levels, container.decode(data).predictive_levels):
+        assert [level.number for level in of_mode] == [3, 4, 5, 6]
+        assert [level.step for level in of_mode] == pytest.approx([0.1, 0.3, 0.6, 1.2])
+    for wrong in ("0.1,0.3,0.6", "0.3,0.1,0.6,1.2", "0,1,2,3", "1,2,3,nan", "1,2,3,inf"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            learner_program.levels(wrong)
 
 
 def test_rows_of_v_have_codes_where_small_rows_cost_most(dumps):
