@@ -129,8 +129,8 @@ import Testing
                 let life = test.memory.describe(
                     .default, key(1), now: test.now, asUse: .doesNotCount)?.expiry
                 let left = test.now.milliseconds(until: try #require(life))
-                // Both starts began their clocks a moment apart.
-                #expect((2_500_000...2_700_000).contains(left))
+                // Each start has a clock of its own, and a busy machine takes minutes between them.
+                #expect((2_200_000...3_000_000).contains(left))
             }
         }
         try await withStore(options.with { $0.laterMilliseconds = 4_000_000 }) { test in
